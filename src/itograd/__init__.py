@@ -1,0 +1,54 @@
+"""itograd: stochastic optimisers as stochastic differential equations."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+# Public names load on first use, so that `import itograd` and the command line do not wait for jax.
+_HOMES = {
+    "analysis": "itograd.analysis",
+    "problems": "itograd.problems",
+    "schedules": "itograd.simulation.schedule",
+    "simulation": "itograd.simulation",
+    "IncreasingNesterov": "itograd.optimizers.nesterov",
+    "Momentum": "itograd.optimizers.momentum",
+    "Nesterov": "itograd.optimizers.nesterov",
+    "Optimizer": "itograd.optimizers.optimizer",
+    "SGD": "itograd.optimizers.sgd",
+    "fit_weak_order": "itograd.analysis.weak_order",
+    "from_optax": "itograd.optimizers.from_optax",
+    "load": "itograd.simulation.result",
+    "modified_equation": "itograd.optimizers.optimizer",
+    "moments": "itograd.analysis.moments",
+    "noise_scale": "itograd.analysis.noise_scale",
+    "noise_scale_from_norms": "itograd.analysis.noise_scale",
+    "save": "itograd.simulation.result",
+    "scale": "itograd.optimizers.optimizer",
+    "simulate": "itograd.simulation.ensemble",
+    "stationary_covariance": "itograd.analysis.moments",
+    "verdict": "itograd.analysis.verdict",
+    "weak_error": "itograd.analysis.weak_error",
+}
+_MODULES = {"analysis", "problems", "schedules", "simulation"}
+
+__all__ = sorted(_HOMES)  # noqa: PLE0605
+
+if TYPE_CHECKING:
+    from itograd.optimizers.optimizer import Optimizer as Optimizer
+    from itograd.optimizers.sgd import SGD as SGD
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'itograd' has no attribute {name!r}")
+    home = importlib.import_module(_HOMES[name])
+    value = home if name in _MODULES else getattr(home, name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return [*globals(), *_HOMES]

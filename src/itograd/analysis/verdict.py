@@ -1,0 +1,261 @@
+"""The verdict: does the SDE describe this run?
+
+The optimiser and its SDE are run from the same point, and the weak error of every observable is held against a
+tolerance, over all save points at once:
+
+    U = |e| + z s + |d|,      L = |e| − z s − |d|,      both in units of the observable's scale,
+
+with e the weak error, s its standard error (that of the discretisation error included), d the SDE's own
+discretisation error, and z the Bonferroni quantile over all observables and times. The scale of an observable is the range
+of its mean over the run, or its largest standard deviation over paths where that is larger.
+
+    trust          every U is within the tolerance, and every other decisive assumption holds
+    do not trust   some L is beyond it, or some other decisive assumption fails
+    cannot tell    otherwise: more paths, a finer SDE or a longer run are needed
+
+A third ensemble, the optimiser with Gaussian noise of the same covariance, splits the weak error into what the finite
+step does and what the non-Gaussian noise does, so that the verdict can name the assumption that failed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import xarray as xr
+from scipy import stats
+
+from itograd.analysis.noise_shape import noise_skewness, reshuffling_share
+from itograd.analysis.weak_error import weak_error
+from itograd.optimizers.optimizer import Optimizer, modified_equation
+from itograd.problems.problem import Problem
+from itograd.simulation.engine import final_points
+from itograd.simulation.ensemble import simulate
+from itograd.simulation.schedule import base
+from itograd.validation import require_count, require_number
+
+TRUST, DO_NOT_TRUST, CANNOT_TELL = "trust", "do not trust", "cannot tell"
+HOLDS, FAILS, OPEN = "holds", "fails", "open"
+
+# Reshuffling may suppress so much of tr Σ before its runs are another process than the SDE's (theory, amendment 8).
+RESHUFFLING_LIMIT = 0.05
+# A batch noise this skewed along the gradient shifts means at the order of the step (theory 2.1a); informative.
+SKEWNESS_LIMIT = 0.5
+
+
+@dataclass(frozen=True)
+class Assumption:
+    """One row of the verdict's table. `interval` is simultaneous or of the confidence that `rule` states."""
+
+    name: str
+    measured: float
+    interval: tuple[float, float]
+    limit: float
+    unit: str
+    rule: str
+    outcome: str  # holds, fails or open
+    decisive: bool = True
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """The decision, the table behind it and the ensembles behind the table."""
+
+    decision: str
+    reasons: tuple[str, ...]
+    assumptions: tuple[Assumption, ...]
+    tolerance: float
+    confidence: float
+    runs: xr.Dataset
+    flow: xr.Dataset
+    gaussian: xr.Dataset
+    errors: dict[str, xr.Dataset] = field(repr=False)  # "total", "finite_step", "noise_shape"
+
+    def __str__(self) -> str:
+        width = max(len(a.name) for a in self.assumptions)
+        rows = [f"  {a.name:<{width}}  {a.measured:>9.3g}  [{a.interval[0]:.3g}, {a.interval[1]:.3g}]  "
+                f"limit {a.limit:.3g} {a.unit}  {a.outcome}" for a in self.assumptions]
+        return "\n".join([self.decision, *(f"  {reason}" for reason in self.reasons), *rows])
+
+
+def verdict(optimizer: Optimizer, problem: Problem, *, steps: int, save_every: int | None = None, x0: Any = None,
+            paths: int = 512, seed: int = 0, observables: dict[str, Callable] | None = None, tolerance: float = 0.02,
+            confidence: float = 0.95, order: int = 1, dtype: str = "float32", progress: bool | None = None) -> Verdict:
+    """Run optimiser and SDE, and say whether the SDE describes the optimiser; the rules stand at the head of this file.
+
+    Args:
+        steps, save_every, x0, observables, dtype: as in `simulate`.
+        paths: paths of each of the three ensembles.
+        seed: three consecutive seeds from this one are used.
+        tolerance: the largest weak error accepted, as a share of the observable's scale.
+        confidence: of the simultaneous bands.
+        order: the weak order of the modified equation.
+
+    Raises ValueError where the optimiser has no modified equation or an argument does not fit, before anything is run.
+
+    >>> import itograd as ig
+    >>> result = ig.verdict(ig.SGD(0.01), ig.problems.Quadratic(1.0, 1.0), x0=[3.0], steps=200, paths=4000)
+    >>> result.decision
+    'trust'
+    """
+    require_count("steps", steps)
+    require_number("tolerance", tolerance, minimum=0, maximum=1, exclusive=True)
+    require_number("confidence", confidence, minimum=0, maximum=1, exclusive=True)
+    equation = modified_equation(optimizer, problem, order)
+    options: dict = {"x0": x0, "paths": paths, "observables": observables, "dtype": dtype, "progress": progress}
+    runs = simulate(optimizer, problem, steps=steps, save_every=save_every, seed=seed, **options)
+    gaussian = simulate(optimizer, problem.gaussian(), save_at=runs.time.values, seed=seed + 2, **options)
+    flow = simulate(equation, save_at=runs.time.values, seed=seed + 1, **options)
+    errors = {"total": weak_error(runs, flow), "finite_step": weak_error(gaussian, flow),
+              "noise_shape": weak_error(runs, gaussian)}
+    start = problem.x0 if x0 is None else x0
+    (end,) = final_points(optimizer.chain(problem), start, steps, seed=seed, dtype=dtype)
+    rows = (
+        *_error_rows(errors, flow, tolerance, confidence),
+        _discretisation_row(errors["total"], flow, tolerance),
+        _divergence_row(runs, flow),
+        *_sampling_rows(optimizer, problem, end, seed),
+        _skewness_row(problem, end, seed, confidence),
+    )
+    decision, reasons = _decide(rows)
+    return Verdict(decision, (*reasons, *_remarks(errors, confidence)), rows, tolerance, confidence, runs, flow,
+                   gaussian, errors)
+
+
+def observable_scale(flow: xr.Dataset) -> np.ndarray:
+    """The scale of every observable: the range of its mean over the run, or its largest standard deviation."""
+    mean = flow["mean"].values
+    spread = np.sqrt(np.nanmax(flow["variance"].values, axis=0))
+    return np.maximum(np.nanmax(mean, axis=0) - np.nanmin(mean, axis=0), spread)
+
+
+def band(error: xr.Dataset, confidence: float) -> float:
+    """z: the Bonferroni quantile over all observables and all times after 0."""
+    cells = int((error.time.values > 0).sum()) * error.sizes["observable"]
+    return float(stats.norm.ppf(1 - (1 - confidence) / (2 * max(cells, 1))))
+
+
+def _bounds(error: xr.Dataset, scale: np.ndarray, confidence: float):
+    """(|e|, L, U) in units of the scale, arrays (time, observable)."""
+    d, sd = _own_error(error)
+    s = np.hypot(error["standard_error"].values, sd)
+    e = np.abs(error["weak_error"].values)
+    z = band(error, confidence)
+    return e / scale, np.maximum(e - z * s - d, 0) / scale, (e + z * s + d) / scale
+
+
+def _own_error(error: xr.Dataset):
+    if "discretisation_error" not in error:
+        return 0.0, 0.0
+    return np.abs(error["discretisation_error"].values), error["discretisation_error_standard_error"].values
+
+
+def _error_rows(errors, flow, tolerance, confidence):
+    scale = observable_scale(flow)
+    for i, name in enumerate(flow.observable.values.tolist()):
+        yield _error_row(f"weak error of {name}", errors["total"], i, scale, tolerance, confidence, True)
+    for label, key in (("finite step (Gaussian noise)", "finite_step"), ("shape of the noise", "noise_shape")):
+        worst = int(np.nanargmax(_bounds(errors[key], scale, confidence)[0].max(axis=0)))
+        name = flow.observable.values[worst]
+        yield _error_row(f"{label}, {name}", errors[key], worst, scale, tolerance, confidence, False)
+
+
+def _error_row(name, error, i, scale, tolerance, confidence, decisive) -> Assumption:
+    e, low, high = (b[:, i] for b in _bounds(error, scale, confidence))
+    at = int(np.nanargmax(e)) if np.isfinite(e).any() else 0
+    if np.isfinite(high).all() and (high <= tolerance).all():
+        outcome = HOLDS
+    else:
+        outcome = FAILS if (low > tolerance).any() else OPEN
+    if outcome == FAILS:
+        at = int(np.nanargmax(low))
+    return Assumption(name, float(e[at]), (float(low[at]), float(high[at])), tolerance, "of its scale",
+                      f"fails if some simultaneous {confidence:.0%} band lies beyond the limit, holds if all lie within",
+                      outcome, decisive)
+
+
+def _discretisation_row(error, flow, tolerance) -> Assumption:
+    d, sd = _own_error(error)
+    share = np.broadcast_to((d + 2 * np.asarray(sd)) / observable_scale(flow), error["weak_error"].shape)
+    worst, limit = float(np.nanmax(share)), tolerance / 2
+    return Assumption("discretisation of the SDE", float(np.nanmax(np.asarray(d) / observable_scale(flow))), (0.0, worst), limit,
+                      "of its scale", "open if the error with two standard errors exceeds half the tolerance",
+                      HOLDS if worst <= limit else OPEN)
+
+
+def _divergence_row(runs, flow) -> Assumption:
+    lost = int(runs["diverged"].values[-1])
+    also = int(flow["diverged"].values[-1])
+    paths = int(runs.attrs["paths"])
+    low, high = stats.beta.ppf([0.025, 0.975], [lost, lost + 1], [paths - lost + 1, paths - lost]) if lost else (
+        0.0, 1 - 0.05 ** (1 / paths))
+    return Assumption("diverged paths", lost / paths, (float(low), float(high)), 0.0, "of the optimiser's paths",
+                      f"fails if any path is lost ({lost} of the optimiser, {also} of the SDE); Clopper–Pearson interval",
+                      HOLDS if lost + also == 0 else FAILS)
+
+
+def _sampling_rows(optimizer, problem, point, seed):
+    if problem.dataset_size is None:
+        return
+    share = reshuffling_share(problem, point, learning_rate=effective_learning_rate(optimizer), seed=seed)
+    low, high = share.value - 2 * share.standard_error, share.value + 2 * share.standard_error
+    reshuffled = problem.sampling == "reshuffling"
+    outcome = HOLDS if high <= RESHUFFLING_LIMIT else FAILS if low > RESHUFFLING_LIMIT else OPEN
+    yield Assumption("noise that reshuffling suppresses" if reshuffled else "the same, if one reshuffled", share.value,
+                     (max(low, 0.0), min(high, 1.0)), RESHUFFLING_LIMIT, "of tr Σ",
+                     "share of tr Σ in directions with η λ N/B < 20, at the end of a run; two standard errors; "
+                     "decides only where batches are reshuffled", outcome, decisive=reshuffled)
+
+
+def _skewness_row(problem, point, seed, confidence):
+    skewness = noise_skewness(problem, point, batches=2048, seed=seed)
+    half = stats.norm.ppf((1 + confidence) / 2) * skewness.standard_error
+    low, high = skewness.value - half, skewness.value + half
+    small = max(abs(low), abs(high)) <= SKEWNESS_LIMIT
+    large = low > SKEWNESS_LIMIT or high < -SKEWNESS_LIMIT
+    return Assumption("skewness of the noise", skewness.value, (low, high), SKEWNESS_LIMIT, "along the gradient",
+                      f"measured at the end of a run; {confidence:.0%} interval; explains, and does not decide",
+                      HOLDS if small else FAILS if large else OPEN, decisive=False)
+
+
+def effective_learning_rate(optimizer: Optimizer) -> float:
+    """The rate at which a step moves along a constant gradient: η, or η/(1−μ) with momentum."""
+    momentum = getattr(optimizer, "momentum", 0.0)
+    return float(base(getattr(optimizer, "learning_rate", optimizer.time_per_step)) / (1 - base(momentum)))
+
+
+def _decide(rows) -> tuple[str, list[str]]:
+    failed = [row for row in rows if row.decisive and row.outcome == FAILS]
+    unclear = [row for row in rows if row.decisive and row.outcome == OPEN]
+    if failed:
+        return DO_NOT_TRUST, [f"{row.name}: {row.measured:.3g} {row.unit}, and at most {row.limit:.3g} is accepted"
+                              for row in failed]
+    if unclear:
+        return CANNOT_TELL, [f"{row.name}: the interval [{row.interval[0]:.3g}, {row.interval[1]:.3g}] {row.unit} holds the "
+                             f"limit {row.limit:.3g}; run more paths" for row in unclear]
+    return TRUST, ["every weak error lies within the tolerance, at every save point"]
+
+
+def _remarks(errors, confidence) -> list[str]:
+    """What the table does not decide: significant deviations, and which part of the model they come from."""
+    z = band(errors["total"], confidence)
+    significant = {key: _most_significant(error) for key, error in errors.items()}
+    score, name, value, time = significant["total"]
+    if score <= z:
+        return ["no deviation is significant"]
+    remarks = [f"a significant deviation: {name} differs by {value:+.3g} at time {time:.4g} ({score:.1f} standard errors)"]
+    causes = {"finite_step": "the finite step (it is there with Gaussian noise too)",
+              "noise_shape": "the non-Gaussian shape of the noise"}
+    named = [text for key, text in causes.items() if significant[key][0] > z]
+    return [*remarks, *(["it comes from " + " and from ".join(named)] if named else [])]
+
+
+def _most_significant(error: xr.Dataset):
+    s = np.hypot(error["standard_error"].values, _own_error(error)[1])
+    e = error["weak_error"].values
+    with np.errstate(divide="ignore", invalid="ignore"):
+        score = np.where(s > 0, np.maximum(np.abs(e) - _own_error(error)[0], 0) / s, 0.0)
+    i, j = np.unravel_index(np.nanargmax(score), score.shape)
+    return float(score[i, j]), str(error.observable.values[j]), float(e[i, j]), float(error.time.values[i])

@@ -1,0 +1,132 @@
+"""SGD with Nesterov's momentum (Nesterov 1983; its SDEs: theory 3.4, 5.2).
+
+The rule is PyTorch's. Its parameter y is the look-ahead point, where the gradient is taken:
+
+    Q_{k+1} = μ_k Q_k + d_k,      y_{k+1} = y_k − η_k (d_k + μ_{k+1} Q_{k+1}),      d_k = g_k + λ y_k,      Q_0 = 0
+
+With v = −ηQ and the iterate x_{k+1} = y_k − η_k d_k this is the textbook's v ← μv − η∇F(x + μv), x ← x + v. (PyTorch has
+one μ in both places of a step; a momentum that changes needs μ_{k+1} in the second, as above.) `point` says which of
+the two is observed: "lookahead" (y, PyTorch's parameter; default) or "iterate" (x). Their stationary variances differ.
+
+Clocks, SDEs and scaling rules are those of heavy ball (`momentum.py`), with c₂ = 2 in `underdamped.py`.
+"""
+
+import equinox as eqx
+
+from itograd.optimizers.momentum import MomentumMethod
+from itograd.optimizers.optimizer import Optimizer
+from itograd.optimizers.underdamped import IncreasingMomentumEquation, UnderdampedEquation
+from itograd.simulation.schedule import Hyperparameter, base, rebased, shape
+from itograd.validation import require, require_choice, require_number
+
+POINTS = ("lookahead", "iterate")
+
+
+def nesterov_step(y, q, gradient, *, rate, momentum, next_momentum, weight_decay):
+    """(y, Q, x) after one step; see the head of this file."""
+    d = gradient + weight_decay * y
+    q = momentum * q + d
+    return y - rate * (d + next_momentum * q), q, y - rate * d
+
+
+class Nesterov(MomentumMethod):
+    """Nesterov's momentum, equal to `torch.optim.SGD(lr=η, momentum=μ, nesterov=True, weight_decay=λ)` for constant μ.
+
+    `momentum` is a number in (−1, 1), or a schedule (underdamped clock only); for (k−1)/(k+2) see `Nesterov.increasing`.
+    State: (y, Q, x). `point` is the observed one, "lookahead" (y) or "iterate" (x).
+
+    >>> Nesterov(0.1, momentum=0.5).time_per_step
+    0.2
+    """
+
+    learning_rate: Hyperparameter
+    momentum: Hyperparameter = 0.9
+    weight_decay: float = 0.0
+    clock: str = eqx.field(static=True, default="overdamped")
+    point: str = eqx.field(static=True, default="lookahead")
+
+    def __check_init__(self):
+        require_choice("point", self.point, POINTS)
+
+    @staticmethod
+    def increasing(learning_rate: Hyperparameter, weight_decay: float = 0.0, point: str = "lookahead"):
+        """Nesterov's momentum with μ_k = (k−1)/(k+2)."""
+        return IncreasingNesterov(learning_rate, weight_decay, point)
+
+    def init(self, x0):
+        return x0, 0 * x0, x0
+
+    def read(self, state):
+        return state[0]
+
+    def observe(self, state):
+        return state[POINTS.index(self.point) * 2]
+
+    def update(self, state, k, gradient):
+        y, q, _ = state
+        return nesterov_step(y, q, gradient, rate=self._rate(k), momentum=self._momentum(k),
+                             next_momentum=self._momentum(k + 1), weight_decay=self.weight_decay)
+
+    def modified_equation(self, problem, order=1):
+        require_choice("order", order, (1, 2))
+        if self.clock == "overdamped":
+            return self._overdamped_equation(problem, order)
+        return UnderdampedEquation(problem, self.learning_rate, self.momentum, self.weight_decay, order,
+                                   lookahead=2, point=self.point)
+
+    def scaled(self, batch_factor, betas="memory"):
+        return Nesterov(*self._scaled_rates(batch_factor, betas), self.weight_decay, self.clock, self.point)
+
+
+class IncreasingNesterov(Optimizer):
+    """Nesterov's momentum with μ_k = (k−1)/(k+2), in the clock t = k√η.
+
+    Its SDE (order 1; Su, Boyd, Candès 2014, with the noise of theory 3.4; no order-2 equation is given, since the
+    friction is singular at time 0):   dV = −((3/t) V + ∇F) dt + (√η Σ)^½ dW,   dX = u V dt.
+
+    >>> Nesterov.increasing(0.25).time_per_step
+    0.5
+    """
+
+    learning_rate: Hyperparameter
+    weight_decay: float = 0.0
+    point: str = eqx.field(static=True, default="lookahead")
+
+    def __check_init__(self):
+        require_number("learning_rate", base(self.learning_rate), minimum=0, exclusive=True)
+        require_number("weight_decay", self.weight_decay, minimum=0)
+        require_choice("point", self.point, POINTS)
+
+    @property
+    def time_per_step(self):
+        return base(self.learning_rate) ** 0.5
+
+    @property
+    def is_affine(self):
+        return True
+
+    def init(self, x0):
+        return x0, 0 * x0, x0
+
+    def read(self, state):
+        return state[0]
+
+    def observe(self, state):
+        return state[POINTS.index(self.point) * 2]
+
+    def update(self, state, k, gradient):
+        y, q, _ = state
+        rate = base(self.learning_rate) * shape(self.learning_rate, k * self.time_per_step)
+        return nesterov_step(y, q, gradient, rate=rate, momentum=(k - 1) / (k + 2), next_momentum=k / (k + 3),
+                             weight_decay=self.weight_decay)
+
+    def modified_equation(self, problem, order=1):
+        require_choice("order", order, (1, 2))
+        require(order == 1, "no modified equation of order 2 is given for the (k-1)/(k+2) momentum: its friction 3/t is "
+                            "singular at time 0; use order=1")
+        return IncreasingMomentumEquation(problem, self.learning_rate, 0.0, self.weight_decay, 1, lookahead=2)
+
+    def scaled(self, batch_factor):
+        require_number("batch_factor", batch_factor, minimum=0, exclusive=True)
+        rate = rebased(self.learning_rate, base(self.learning_rate) * batch_factor**2)
+        return IncreasingNesterov(rate, self.weight_decay, self.point)

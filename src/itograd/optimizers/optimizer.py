@@ -1,0 +1,96 @@
+"""A discrete rule in two halves, and beside it the rule in continuous time.
+
+`read` says where the gradient is taken and `update` what is done with it, so that plain, amplified, stale and
+compensated gradients all go through the same rule.
+"""
+
+from abc import abstractmethod
+from typing import Any
+
+import equinox as eqx
+from jaxtyping import Array, Float
+
+from itograd.problems.problem import Problem
+from itograd.simulation.chain import Chain
+from itograd.simulation.draws import Draws
+from itograd.simulation.equation import ModifiedEquation
+
+State = Any
+Vector = Float[Array, " d"]
+
+
+class Optimizer(eqx.Module):
+    """A discrete optimisation rule; a state is a pytree of vectors, or of scalars."""
+
+    # The clock: continuous time of one step.
+    time_per_step: eqx.AbstractVar[float]
+
+    @property
+    def is_affine(self) -> bool:
+        """Whether `update` is affine in state and gradient, and `read` in the state: then moments close."""
+        return False
+
+    @abstractmethod
+    def init(self, x0: Vector) -> State:
+        """The state before the first step."""
+
+    def read(self, state: State) -> Vector:
+        """The point where the gradient is taken."""
+        return self.observe(state)
+
+    @abstractmethod
+    def update(self, state: State, k, gradient: Vector) -> State:
+        """The state at step k+1 from the state at step k and a gradient taken at `read(state)`."""
+
+    @abstractmethod
+    def observe(self, state: State) -> Vector:
+        """The point x of a state."""
+
+    @abstractmethod
+    def modified_equation(self, problem: Problem, order: int = 1) -> ModifiedEquation:
+        """The Itô SDE that the optimiser follows on the problem, to weak order 1 or 2."""
+
+    @abstractmethod
+    def scaled(self, batch_factor: float) -> "Optimizer":
+        """The optimiser for a batch `batch_factor` times larger, by its own scaling rule."""
+
+    def chain(self, problem: Problem) -> "OptimizerChain":
+        """The optimiser on the problem as a Markov chain."""
+        return OptimizerChain(self, problem)
+
+
+class OptimizerChain(Chain):
+    """An optimiser with a problem: a chain."""
+
+    optimizer: Optimizer
+    problem: Problem
+
+    @property
+    def time_per_step(self):
+        return self.optimizer.time_per_step
+
+    def start(self, x0):
+        return self.optimizer.init(x0)
+
+    def step(self, state, k, draws: Draws):
+        gradient = self.problem.noisy_gradient(self.optimizer.read(state), draws)
+        return self.optimizer.update(state, k, gradient)
+
+    def observe(self, state):
+        return self.optimizer.observe(state)
+
+
+def modified_equation(optimizer: Optimizer, problem: Problem, order: int = 1) -> ModifiedEquation:
+    """The Itô SDE that `optimizer` follows on `problem`, to weak order 1 or 2.
+
+    Raises ValueError, with the reason, where no equation of this order exists or the optimiser is none of ours.
+    """
+    return optimizer.modified_equation(problem, order)
+
+
+def scale(optimizer: Optimizer, batch_factor: float) -> "Optimizer":
+    """The recipe of `optimizer` for a batch `batch_factor` times larger (smaller, where it is below 1).
+
+    The clock moves with it: steps for the same continuous time become steps · old.time_per_step / new.time_per_step.
+    """
+    return optimizer.scaled(batch_factor)

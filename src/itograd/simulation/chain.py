@@ -1,0 +1,31 @@
+"""A chain: a Markov chain of one path with a time per step. The engine runs chains and knows nothing else."""
+
+from abc import abstractmethod
+from typing import Any
+
+import equinox as eqx
+from jaxtyping import Array, Float
+
+from itograd.simulation.draws import Draws
+
+State = Any
+
+
+class Chain(eqx.Module):
+    """What the engine runs. A chain says nothing of paths: the engine maps it over them."""
+
+    # Continuous time that one step stands for, and the problem that names the default observables.
+    time_per_step: eqx.AbstractVar[float]
+    problem: eqx.AbstractVar[Any]
+
+    @abstractmethod
+    def start(self, x0: Float[Array, " d"]) -> State:
+        """The state at step 0."""
+
+    @abstractmethod
+    def step(self, state: State, k, draws: Draws) -> State:
+        """The state at step k+1 from the state at step k."""
+
+    @abstractmethod
+    def observe(self, state: State) -> Float[Array, " d"]:
+        """The point x of a state."""

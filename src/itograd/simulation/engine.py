@@ -1,0 +1,142 @@
+"""The engine: runs a chain for many paths and returns the observables at the save points.
+
+Paths are run in tiles of a fixed size, which depends on the dimension alone; the last tile is filled up with paths
+that are then dropped. Every compiled call has one shape, so the bytes of a path depend on the chain, the seed and the
+number of the path, and on neither the number of paths nor of threads.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from itograd.simulation.chain import Chain
+from itograd.simulation.draws import INITIAL, Draws, path_key, seed_words
+from itograd.simulation.precision import as_traced, precision
+from itograd.validation import require
+
+_TILE_BY_DIMENSION = ((8, 1024), (64, 256), (2048, 32))
+_TILE_BEYOND = 8
+
+
+def tile_size(dim: int) -> int:
+    """The number of paths in one compiled call, by the dimension of the problem."""
+    return next((tile for limit, tile in _TILE_BY_DIMENSION if dim <= limit), _TILE_BEYOND)
+
+
+def available_cores() -> int:
+    """The cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@dataclass(frozen=True)
+class Ensemble:
+    """A chain to run: observables (a dict of functions of x), where it starts, when it saves, seed and precision."""
+
+    chain: Chain
+    observables: dict[str, Callable]
+    x0: np.ndarray | Callable
+    save_steps: np.ndarray  # (s,) step numbers, increasing
+    seed: int
+    dtype: str = "float32"
+
+    @property
+    def tile(self) -> int:
+        """The number of paths in one compiled call."""
+        return tile_size(self.chain.problem.dim)
+
+    def check(self) -> None:
+        """Trace one step and every observable; raise where a shape or a type does not fit."""
+        with precision(self.dtype):
+            chain, observables, x0 = as_traced((self.chain, self.observables, self.x0), self.dtype)
+            draws = Draws(path_key(tuple(seed_words(self.seed)), 0), 0)
+            start = eqx.filter_eval_shape(lambda: chain.start(_initial(x0, draws)))
+            after = eqx.filter_eval_shape(lambda s: chain.step(s, 0, draws), start)
+            require(_shapes(start) == _shapes(after),
+                    f"a step must return the state it was given: it got {_shapes(start)} and returned {_shapes(after)}")
+            for name, observable in observables.items():
+                shape = eqx.filter_eval_shape(lambda s, f=observable: jnp.asarray(f(chain.observe(s))), start).shape
+                require(shape == (), f"observable {name!r} must return a scalar: got shape {shape}")
+
+    def tiles(self, paths: int, threads: int | None = None) -> Iterator[np.ndarray]:
+        """The observables of the paths, tile by tile in order: arrays (s, p, n)."""
+        count = -(-paths // self.tile)
+        with precision(self.dtype):
+            dynamic, static = eqx.partition(
+                as_traced((self.chain, self.observables, self.x0), self.dtype), eqx.is_array)
+        leaves, structure = jax.tree.flatten(static)
+        call = partial(_run_tile, (structure, tuple(leaves), self.tile), dynamic, seed_words(self.seed))
+        steps = self.save_steps.astype(np.int32)
+
+        def run(number: int, targets=steps) -> np.ndarray:
+            with precision(self.dtype):
+                values = np.asarray(call(np.uint32(number * self.tile), targets))
+            return values[:, : min(self.tile, paths - number * self.tile)]
+
+        run(0, np.zeros_like(steps))  # compiles, and makes no step
+        pool = ThreadPoolExecutor(min(threads or available_cores(), count))
+        try:
+            ahead = [pool.submit(run, number) for number in range(count)]
+            for number in range(count):
+                yield ahead[number].result()
+                ahead[number] = None  # type: ignore[call-overload]
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+
+
+def final_points(chain: Chain, x0, steps: int, *, paths: int = 1, seed: int = 0, dtype: str = "float32") -> np.ndarray:
+    """The points x (paths, d) where the first paths of a chain stand after `steps` steps."""
+    ensemble = Ensemble(chain, {"x": _identity}, x0 if callable(x0) else np.asarray(x0, float), np.array([steps]), seed, dtype)
+    return np.concatenate(list(ensemble.tiles(paths)), axis=1)[0]
+
+
+def _identity(x):
+    return x
+
+
+def _initial(x0, draws: Draws):
+    return jnp.asarray(x0(draws.of(INITIAL)), float) if callable(x0) else x0
+
+
+def _shapes(tree) -> list[tuple]:
+    return [(leaf.shape, str(leaf.dtype)) for leaf in jax.tree.leaves(tree)]
+
+
+def _tile_values(recipe: tuple, dynamic: Any, seed, first, targets):
+    """The observables (s, tile, n) of paths first, …, first+tile−1 at the steps `targets`."""
+    structure, leaves, tile = recipe
+    chain, observables, x0 = eqx.combine(dynamic, jax.tree.unflatten(structure, leaves))
+    keys = path_key((seed[0], seed[1]), first + jnp.arange(tile, dtype=jnp.uint32))
+
+    def start(key):
+        return chain.start(_initial(x0, Draws(key, 0)))
+
+    def observe(state):
+        x = chain.observe(state)
+        return jnp.concatenate([jnp.ravel(jnp.asarray(f(x), float)) for f in observables.values()])
+
+    def step(k, states):
+        return jax.vmap(lambda state, key: chain.step(state, k, Draws(key, k)))(states, keys)
+
+    def to_next_save(carry, target):
+        states, k = carry
+        states = lax.fori_loop(k, target, step, states)
+        return (states, target), jax.vmap(observe)(states)
+
+    return lax.scan(to_next_save, (jax.vmap(start)(keys), jnp.int32(0)), targets)[1]
+
+
+# XLA's own splitting of small operations over threads costs more than it gives: tiles are what is run in parallel.
+_CPU_OPTIONS = {"xla_disable_hlo_passes": "cpu-parallel-task-assigner"}
+_run_tile = jax.jit(_tile_values, static_argnums=0,
+                    compiler_options=_CPU_OPTIONS if jax.default_backend() == "cpu" else None)

@@ -1,0 +1,107 @@
+"""The step size of a simulated SDE: halved until the discretisation no longer shows.
+
+A coarse and a fine discretisation follow the same Brownian paths (the coarse increment is the sum of two fine ones), so
+the difference D of their means has a small standard error. The step is halved until, for every observable and time,
+
+    |D| <= max( s.e./3, 3 s.e.(D) ),      s.e. that of the mean over all paths that will be run;
+
+the pilot is enlarged while s.e.(D) is too large to decide. The finer step is used; its own error is D/(2^p − 1), with p
+the weak order of the scheme.
+"""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from itograd.simulation.engine import Ensemble, tile_size
+from itograd.simulation.schemes import DiscretisedEquation, ExactAffine
+from itograd.validation import require
+
+MAX_HALVINGS = 14
+_PILOT_SHARE = 8  # the pilot begins with a tile or an eighth of the paths, whichever is more
+
+
+@dataclass(frozen=True)
+class Discretisation:
+    """A step size, the error it leaves (signed, with its standard error) and how it was found."""
+
+    dt: float
+    error: np.ndarray | None = None
+    error_standard_error: np.ndarray | None = None
+    history: list = field(default_factory=list)
+
+
+def common_step(times: np.ndarray) -> float:
+    """The largest step of which all times are multiples, by Euclid's algorithm to a relative 1e-7.
+
+    >>> round(common_step(np.array([0.5, 0.75, 2.0])), 12)
+    0.25
+    """
+    tolerance = 1e-7 * times[-1]
+    step = 0.0
+    for time in times:
+        a, b = max(time, step), min(time, step)
+        while b > tolerance:
+            a, b = b, a % b
+            b = 0.0 if a - b < tolerance else b  # a multiple but for rounding
+        step = a
+    count = np.rint(times[-1] / step)
+    require(count < 1e7, "save_at has no common step that is not absurdly small: round the times to a grid")
+    return float(times[-1] / count)
+
+
+def choose_step(equation, scheme, times, x0, observables, *, paths, seed, dtype, threads=None) -> Discretisation:
+    """Find the step size for `simulate`; see the head of this file."""
+    spacing = common_step(times)
+    if isinstance(scheme, ExactAffine):
+        exact = np.zeros((len(times), len(observables)))
+        return Discretisation(spacing, exact, exact)
+    tile = tile_size(equation.problem.dim)
+    pilot = min(paths, tile * max(1, paths // (tile * _PILOT_SHARE)))
+    parts = int(np.ceil(spacing / max(equation.time_per_step, times[-1] / 128)))
+    history: list[dict] = []
+
+    def values(count, merged):
+        dt = spacing / count
+        chain = DiscretisedEquation(equation, scheme, dt, merged)
+        ensemble = Ensemble(chain, observables, x0, np.rint(times / dt).astype(np.int64), seed, dtype)
+        if not history:
+            ensemble.check()
+        return np.concatenate(list(ensemble.tiles(pilot, threads)), axis=1).astype(float)
+
+    for _ in range(MAX_HALVINGS):
+        fine = values(2 * parts, 1)
+        difference = values(parts, 2) - fine
+        usable = np.isfinite(difference).all(axis=(0, 2))  # the two must be compared on the same paths
+        lost = 1 - usable.mean()
+        decided, error = False, None
+        if usable.sum() >= 2:
+            d, spread = difference[:, usable], fine[:, usable].std(axis=1, ddof=1)
+            error, noise = d.mean(axis=1), d.std(axis=1, ddof=1) / np.sqrt(usable.sum())
+            rounding = 20 * np.finfo(dtype).eps * np.abs(fine[:, usable]).max(axis=(0, 1))
+            allowed = np.maximum(spread / np.sqrt(paths) / 3, rounding)
+            decided = lost < 0.5 and bool((np.abs(error) <= np.maximum(allowed, 3 * noise)).all())
+            blurred = bool((3 * noise > 3 * allowed).any())
+            history.append({"dt": spacing / parts, "paths": pilot, "lost": lost,
+                            "largest_move_in_standard_errors": _largest(error, spread / np.sqrt(paths))})
+        if decided and blurred and pilot < paths:
+            pilot = min(paths, 4 * pilot)
+            continue
+        if decided:
+            break
+        parts *= 2
+    else:
+        warnings.warn(f"the step size of the SDE was halved {MAX_HALVINGS} times and its observables still move: "
+                      "see discretisation_error", stacklevel=4)
+    require(error is not None, "the SDE diverged at every step size tried: see its drift, or give dt")
+    order = max(1, int(scheme.weak_order))
+    return Discretisation(spacing / (2 * parts), error / (2**order - 1), noise / (2**order - 1), history)
+
+
+def _largest(error, standard_error) -> float:
+    with np.errstate(divide="ignore", invalid="ignore"):
+        ratio = np.abs(error) / standard_error
+    return float(np.nanmax(np.where(np.isfinite(ratio), ratio, 0.0)))
