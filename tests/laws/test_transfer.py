@@ -60,7 +60,8 @@ def test_table_of_svags_largest_error(noise, table):
     limit = expectation(SGD(0.2).modified_equation(Circle(noise)), x0=POINTS)
     for amplification, expected in zip(LADDER, table):
         error = np.abs(expectation(*svag(noise, amplification), x0=POINTS) - limit).max()
-        assert abs(error - expected) <= 10.0 ** (math.floor(math.log10(expected)) - 3)  # one unit of the last digit
+        last_digit = 10.0 ** (math.floor(math.log10(expected)) - 3)
+        assert abs(error - expected) <= last_digit
 
 
 def counted(step, atoms, steps, x0=1.0):
@@ -184,7 +185,7 @@ def test_noise_of_an_unknown_law_is_refused_and_its_gaussian_taken():
     ((SGD(0.2), TwoDimensional()), {}, "needs a problem of one dimension: got 2"),
     ((SGD(0.2, weight_decay=0.1), Circle()), {}, "a step of SGD does not have the problem's period 6.28"),
     ((SGD(0.2, weight_decay=0.1).modified_equation(Circle()),), {}, "drift of SGDEquation does not have the"),
-    ((SGD(Piecewise(0.2, (0.4,), (1.0, 0.5))).modified_equation(Circle()),), {}, "needs an autonomous equation"),
+    ((SGD(Piecewise(0.2, (0.4,), (1.0, 0.5))).modified_equation(Circle()),), {}, "an autonomous equation"),
     ((SGD(0.3), Circle()), {}, "whole number of steps of 0.3: got 1, which is 3.33333 steps"),
     ((SGD(0.2),), {}, "an optimiser needs a problem: got SGD"),
     ((SGD(0.2).modified_equation(Circle()), Circle()), {}, "SGDEquation has its own problem"),

@@ -27,7 +27,7 @@ from itograd.validation import require, require_count, require_number
 
 MIN_REPLICATES = 8
 _MAX_GROUPS = 32
-_CHUNK = 2**22  # numbers in the gradients that are held at once
+_CHUNK = 2**22  # numbers in the examples' gradients that are held at once
 
 
 @dataclass(frozen=True)
@@ -160,12 +160,13 @@ def noise_scale_from_norms(small_squared_norms: Float[ArrayLike, " n"],
                   confidence)
 
 
-def batch_gradients(problem: Problem, point: np.ndarray, batches: int, seed: int) -> Iterator[tuple[int, np.ndarray]]:
+def batch_gradients(problem: Problem, point: np.ndarray, batches: int,
+                    seed: int) -> Iterator[tuple[int, np.ndarray]]:
     """Gradients of independent batches at a point, in float64: batch i is drawn as path i at step 0.
 
     Yields (number of the first batch, gradients of shape (batches in the chunk, d)).
     """
-    chunk = max(1, min(batches, 16, _CHUNK // problem.dim))
+    chunk = min(batches, 256, max(1, _CHUNK // (problem.dim * problem.batch_size)))
     with double():
         exact, at = as_traced((problem, point), "float64")
     for first in range(0, batches, chunk):

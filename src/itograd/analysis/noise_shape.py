@@ -21,9 +21,10 @@ from itograd.simulation.draws import Draws, path_key, seed_words
 from itograd.simulation.precision import as_traced, double
 from itograd.validation import require, require_count, require_number
 
-# Where η λ N/B is below this, reshuffling suppresses the stationary noise to be seen: its ratio to the noise of
-# independent batches is .97, .76, .33, .10 at 32, 6.4, 1.28, .32 (theory 1.6).
+# Where η λ N/B is below this, reshuffling suppresses the stationary noise to be seen: its ratio to the
+# noise of independent batches is .97, .76, .33, .10 at 32, 6.4, 1.28, .32 (theory 1.6).
 RESHUFFLING_THRESHOLD = 20.0
+_CHUNK = 2**22  # numbers in the Krylov bases that are held at once
 
 
 @dataclass(frozen=True)
@@ -110,15 +111,17 @@ def reshuffling_share(problem: Problem, x: Float[ArrayLike, " d"], learning_rate
     total, suppressed = np.zeros(probes), np.zeros(probes)
     with double():
         exact, at = as_traced((problem, point), "float64")
-    for probe in range(probes):
+    chunk = min(probes, max(1, _CHUNK // (steps * problem.dim)))
+    for first in range(0, probes, chunk):
         with double():
-            found = _lanczos(exact, at, seed_words(seed), jnp.asarray(probe, jnp.uint32), steps)
-        square, diagonal, off_diagonal = map(np.asarray, found)
-        require(np.isfinite(square) and np.isfinite(diagonal).all(),
-                "the noise or the curvature at x is not finite")
-        curvatures, vectors = eigh_tridiagonal(diagonal, off_diagonal)
-        total[probe] = square
-        suppressed[probe] = square * (vectors[0] ** 2 * (curvatures < limit)).sum()
+            numbers = jnp.asarray(first + np.arange(chunk), jnp.uint32)
+            found = map(np.asarray, _lanczos(exact, at, seed_words(seed), numbers, steps))
+        for probe, square, diagonal, off_diagonal in zip(range(first, probes), *found):
+            require(np.isfinite(square) and np.isfinite(diagonal).all(),
+                    "the noise or the curvature at x is not finite")
+            curvatures, vectors = eigh_tridiagonal(diagonal, off_diagonal)
+            total[probe] = square
+            suppressed[probe] = square * (vectors[0] ** 2 * (curvatures < limit)).sum()
     require(total.sum() > 0, "there is no noise at x: nothing to suppress")
     share = suppressed.sum() / total.sum()
     error = np.sqrt(((suppressed - share * total) ** 2).sum() * probes / (probes - 1)) / total.sum()
@@ -131,7 +134,11 @@ def _mean_gradient(problem, x):
 
 
 @eqx.filter_jit
-def _lanczos(problem, x, seed, probe, steps):
+def _lanczos(problem, x, seed, probes, steps):
+    return jax.vmap(lambda probe: _lanczos_of_one(problem, x, seed, probe, steps))(probes)
+
+
+def _lanczos_of_one(problem, x, seed, probe, steps):
     """(|ξ|², α, β): a noise draw and the tridiagonal matrix of ∇²L on the Krylov space that ξ generates."""
     draw = problem.noise(x, Draws(path_key((seed[0], seed[1]), probe), 0))
     square = draw @ draw

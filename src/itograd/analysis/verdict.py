@@ -27,6 +27,7 @@ import numpy as np
 import xarray as xr
 from scipy import stats
 
+from itograd.analysis.assumption import FAILS, HOLDS, OPEN, Assumption
 from itograd.analysis.noise_shape import noise_skewness, reshuffling_share
 from itograd.analysis.weak_error import weak_error
 from itograd.optimizers.optimizer import Optimizer, modified_equation
@@ -37,26 +38,11 @@ from itograd.simulation.schedule import base
 from itograd.validation import require_count, require_number
 
 TRUST, DO_NOT_TRUST, CANNOT_TELL = "trust", "do not trust", "cannot tell"
-HOLDS, FAILS, OPEN = "holds", "fails", "open"
 
 # Reshuffling may suppress so much of tr Σ before its runs are another process than the SDE's (theory, amendment 8).
 RESHUFFLING_LIMIT = 0.05
 # A batch noise this skewed along the gradient shifts means at the order of the step (theory 2.1a); informative.
 SKEWNESS_LIMIT = 0.5
-
-
-@dataclass(frozen=True)
-class Assumption:
-    """One row of the verdict's table. `interval` is simultaneous or of the confidence that `rule` states."""
-
-    name: str
-    measured: float
-    interval: tuple[float, float]
-    limit: float
-    unit: str
-    rule: str
-    outcome: str  # holds, fails or open
-    decisive: bool = True
 
 
 @dataclass(frozen=True)

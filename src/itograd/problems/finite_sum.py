@@ -76,7 +76,8 @@ class FiniteSum(Problem):
         self.batch_size = int(batch_size)
         self.example_loss = loss
         self.user_observables = tuple((observables or {}).items())
-        template = jax.eval_shape(self.layout.unflatten, jax.ShapeDtypeStruct(self.start.shape, float))
+        x = jax.ShapeDtypeStruct(self.start.shape, jnp.result_type(float))
+        template = jax.eval_shape(self.layout.unflatten, x)
         example = jax.eval_shape(partial(_examples, self.data), 0)
         _check_function("loss", loss, "scalar per example", template, example)
         for name, function in self.user_observables:

@@ -46,6 +46,11 @@ class Problem(eqx.Module):
         return False
 
     @property
+    def decay(self) -> float:
+        """λ, where the loss itself holds a term λ|x|²/2."""
+        return 0.0
+
+    @property
     def sampling(self) -> str:
         """How batches are drawn: "with_replacement", "without_replacement" or "reshuffling"."""
         return "with_replacement"
@@ -143,6 +148,10 @@ class _Derived(Problem):
     @property
     def is_scale_invariant(self):
         return self.original.is_scale_invariant
+
+    @property
+    def decay(self):
+        return self.original.decay
 
     @property
     def sampling(self):

@@ -50,6 +50,10 @@ class Ensemble:
     seed: int
     dtype: str = "float32"
 
+    def _traced(self):
+        # As a tuple: mapping over a pytree sorts the keys of a dict, and would exchange the observables.
+        return as_traced((self.chain, tuple(self.observables.values()), self.x0), self.dtype)
+
     @property
     def tile(self) -> int:
         """The number of paths in one compiled call."""
@@ -58,13 +62,13 @@ class Ensemble:
     def check(self) -> None:
         """Trace one step and every observable; raise where a shape or a type does not fit."""
         with precision(self.dtype):
-            chain, observables, x0 = as_traced((self.chain, self.observables, self.x0), self.dtype)
+            chain, observables, x0 = self._traced()
             draws = Draws(path_key(tuple(seed_words(self.seed)), 0), 0)
             start = eqx.filter_eval_shape(lambda: chain.start(_initial(x0, draws)))
             after = eqx.filter_eval_shape(lambda s: chain.step(s, 0, draws), start)
             require(_shapes(start) == _shapes(after),
                     f"a step must return the state it was given: it got {_shapes(start)} and returned {_shapes(after)}")
-            for name, observable in observables.items():
+            for name, observable in zip(self.observables, observables):
                 shape = eqx.filter_eval_shape(lambda s, f=observable: jnp.asarray(f(chain.observe(s))), start).shape
                 require(shape == (), f"observable {name!r} must return a scalar: got shape {shape}")
 
@@ -72,8 +76,7 @@ class Ensemble:
         """The observables of the paths, tile by tile in order: arrays (s, p, n)."""
         count = -(-paths // self.tile)
         with precision(self.dtype):
-            dynamic, static = eqx.partition(
-                as_traced((self.chain, self.observables, self.x0), self.dtype), eqx.is_array)
+            dynamic, static = eqx.partition(self._traced(), eqx.is_array)
         leaves, structure = jax.tree.flatten(static)
         call = partial(_run_tile, (structure, tuple(leaves), self.tile), dynamic, seed_words(self.seed))
         steps = self.save_steps.astype(np.int32)
@@ -123,7 +126,7 @@ def _tile_values(recipe: tuple, dynamic: Any, seed, first, targets):
 
     def observe(state):
         x = chain.observe(state)
-        return jnp.concatenate([jnp.ravel(jnp.asarray(f(x), float)) for f in observables.values()])
+        return jnp.concatenate([jnp.ravel(jnp.asarray(f(x), float)) for f in observables])
 
     def step(k, states):
         return jax.vmap(lambda state, key: chain.step(state, k, Draws(key, k)))(states, keys)

@@ -48,9 +48,10 @@ def common_step(times: np.ndarray) -> float:
             a, b = b, a % b
             b = 0.0 if a - b < tolerance else b  # a multiple but for rounding
         step = a
-    count = np.rint(times[-1] / step)
-    require(count < 1e7, "save_at has no common step that is not absurdly small: round the times to a grid")
-    return float(times[-1] / count)
+    gap = np.diff(times, prepend=0.0)
+    require(step > gap[gap > 0].min() / 1000, "save_at has no common step that is not absurdly small beside its gaps: round "
+                                              "the times to a grid")
+    return float(times[-1] / np.rint(times[-1] / step))
 
 
 def choose_step(equation, scheme, times, x0, observables, *, paths, seed, dtype, threads=None) -> Discretisation:

@@ -1,0 +1,159 @@
+"""The schemes: the laws they promise, the noise they refuse, and the step size that is chosen for them."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import itograd as ig
+from itograd.simulation import EulerMaruyama, ExactAffine, HeunDrift, WeakOrder2
+from itograd.simulation.refinement import common_step
+from itograd.simulation.schemes import DiscretisedEquation, default_scheme
+
+PLANE = ig.problems.Quadratic([[1.0, 0.2], [0.2, 0.5]], [[1.0, 0.3], [0.3, 0.5]])
+LINE = ig.problems.LinearRegression.one_dimensional([0.5, 1.0, 2.0], [0.3, -0.5, 0.2])
+X0 = [1.0, 1.5]
+TIMES = [0.0, 1.0, 2.5]
+
+
+def flow(equation, **options):
+    return ig.simulate(equation, **({"save_at": TIMES, "paths": 20_000, "seed": 7, "progress": False} | options))
+
+
+def scores(result, exact):
+    m = (result["mean"] - exact["mean"]).values[1:] / result["mean_standard_error"].values[1:]
+    v = (result["variance"] - exact["variance"]).values[1:] / result["variance_standard_error"].values[1:]
+    return np.abs(np.concatenate([m, v])).max()
+
+
+@pytest.mark.parametrize("optimizer", [ig.SGD(0.3, 0.1), ig.Momentum(0.04, 0.8, clock="underdamped"),
+                                       ig.Nesterov(0.04, 0.8, clock="underdamped", point="iterate")])
+def test_the_exact_step_has_the_exact_law_at_any_step_size(optimizer):
+    sde = ig.modified_equation(optimizer, PLANE, order=2)
+    result = flow(sde, x0=X0, scheme=ExactAffine())
+    assert result.attrs["dt"] == pytest.approx(0.5)
+    assert scores(result, ig.moments(sde, x0=X0, save_at=TIMES)) < 4.5
+    assert (result["discretisation_error"].values == 0).all()
+
+
+@pytest.mark.parametrize("scheme", [EulerMaruyama(), EulerMaruyama("two_point"), HeunDrift(), WeakOrder2()])
+def test_schemes_reach_the_law_of_the_equation(scheme):
+    sde = ig.modified_equation(ig.SGD(0.2), LINE)  # multiplicative noise
+    result = flow(sde, x0=[1.0], scheme=scheme, paths=6000)
+    exact = ig.moments(sde, x0=[1.0], save_at=TIMES)
+    assert scores(result, exact) < 4.5
+    error = np.abs((result["mean"] - exact["mean"]).values)
+    left = np.abs(result["discretisation_error"].values)
+    assert (error <= 4.5 * result["mean_standard_error"].values + left + 1e-6).all()
+
+
+def measured_errors(scheme, steps, observable):
+    """The error of E φ at T = 1 on coupled paths, against the finest level by Richardson's telescoping."""
+    sde = ig.modified_equation(ig.SGD(0.5), LINE)
+    exact = ig.moments(sde, x0=[1.0], save_at=[1.0])
+    second = float(exact["variance"].values[-1, 0] + exact["mean"].values[-1, 0] ** 2)
+    out = []
+    for n in steps:
+        result = flow(sde, x0=[1.0], scheme=scheme, dt=1 / n, save_at=[1.0], paths=400_000, seed=n, dtype="float64",
+                      observables={"phi": observable})
+        out.append((float(result["mean"].values[0, 0]) - second, float(result["mean_standard_error"].values[0, 0])))
+    return np.array(out).T
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("scheme", "steps", "low", "high"), [(EulerMaruyama(), (1, 2, 4, 8), 0.8, 1.3),
+                                                              (WeakOrder2(), (1, 2, 3), 1.6, 3.2)])
+def test_weak_orders_of_the_schemes_by_monte_carlo(scheme, steps, low, high):
+    error, standard_error = measured_errors(scheme, steps, lambda x: x[0] ** 2)
+    fit = ig.fit_weak_order(1 / np.array(steps), error, standard_error)
+    assert low < fit.interval[1]
+    assert fit.interval[0] < high
+    assert low < fit.order < high
+
+
+def test_coarse_and_fine_discretisations_follow_the_same_brownian_path():
+    sde = ig.modified_equation(ig.SGD(0.2), PLANE)
+    values = []
+    for dt, merged in ((0.05, 1), (0.1, 2), (0.1, 1)):
+        chain = DiscretisedEquation(sde, EulerMaruyama(), dt, merged)
+        values.append(ig.simulate(chain, x0=X0, save_at=[1.0], paths=500, keep_paths=500, seed=2,
+                                  progress=False)["path_values"].values[:, -1])
+    fine, coupled, independent = values
+    assert (coupled - fine).std() < 0.15 * (independent - fine).std()
+
+
+def test_the_step_size_is_halved_until_it_no_longer_shows():
+    sde = ig.modified_equation(ig.SGD(0.2), PLANE)
+    few, many = (flow(sde, x0=X0, scheme=EulerMaruyama(), paths=p) for p in (500, 20_000))
+    assert many.attrs["dt"] < few.attrs["dt"]
+    exact = ig.moments(sde, x0=X0, save_at=TIMES)
+    for result in (few, many):
+        share = np.abs(result["discretisation_error"].values[1:]) / result["mean_standard_error"].values[1:]
+        assert share.max() <= 0.5
+        assert scores(result, exact) < 4.5
+        # and the estimate of the error left is right: a run at this dt has it, on average
+    moved = ig.moments(ig.SGD(many.attrs["dt"]), ig.problems.Quadratic(PLANE.hessian, 0 * PLANE.hessian), x0=X0,
+                       save_at=TIMES)["mean"] - exact["mean"]  # Euler's mean is gradient descent's
+    left, error = many["discretisation_error"].values, many["discretisation_error_standard_error"].values
+    np.testing.assert_array_less(np.abs(moved.values - left), 4.5 * error + 0.1 * np.abs(left) + 1e-5)
+
+
+def test_the_step_size_of_a_smooth_equation_without_noise_is_found():
+    still = ig.problems.DoubleWell(noise_std=0.0)
+    result = flow(ig.modified_equation(ig.SGD(0.1), still), x0=[0.5], paths=2)
+    exact = 1 / np.sqrt(1 + 3 * np.exp(-2 * np.array(TIMES)))
+    np.testing.assert_allclose(result["mean"].values[:, 0], exact, atol=1e-4)
+
+
+def test_common_step():
+    assert common_step(np.array([0.5, 0.75, 2.0])) == pytest.approx(0.25)
+    assert common_step(np.arange(1, 41) * 0.1) == pytest.approx(0.1)
+    assert common_step(np.array([0.0, 16.0, 640.0])) == 16.0
+    with pytest.raises(ValueError, match="no common step"):
+        common_step(np.array([1.0, np.pi]))
+
+
+def test_default_scheme_follows_the_equation():
+    assert isinstance(default_scheme(ig.modified_equation(ig.SGD(0.1), PLANE)), ExactAffine)
+    assert isinstance(default_scheme(ig.modified_equation(ig.SGD(0.1), ig.problems.Circle())), WeakOrder2)
+    assert isinstance(default_scheme(ig.modified_equation(ig.SGD(0.1), ig.problems.digits())), HeunDrift)
+    schedule = ig.schedules.Exponential(0.1, 0.5)
+    assert isinstance(default_scheme(ig.modified_equation(ig.SGD(schedule), PLANE)), WeakOrder2)
+
+
+@pytest.mark.parametrize(("scheme", "equation", "message"), [
+    (ExactAffine(), ig.modified_equation(ig.SGD(0.1), ig.problems.Circle()), "drift is not affine"),
+    (ExactAffine(), ig.modified_equation(ig.SGD(0.1), LINE), "depends on the state"),
+    (ExactAffine(), ig.modified_equation(ig.SGD(ig.schedules.Cosine(0.1, 5.0)), PLANE), "depend on time"),
+    (WeakOrder2(), ig.modified_equation(ig.SGD(0.1), ig.problems.digits()), "at most 32 columns.*HeunDrift"),
+])
+def test_a_scheme_refuses_what_it_cannot_take(scheme, equation, message):
+    with pytest.raises(ValueError, match=message):
+        flow(equation, scheme=scheme, paths=2)
+
+
+def test_an_equation_that_explodes_is_counted_not_hidden():
+    hot = ig.problems.DoubleWell(noise_std=4.0)
+    result = flow(ig.modified_equation(ig.SGD(0.25), hot), x0=[1.0], scheme=EulerMaruyama(), dt=0.25, paths=2000)
+    assert result["diverged"].values[-1] > 0
+
+
+def test_euler_agrees_with_diffrax():
+    """An independent check: the same equation by diffrax's Euler scheme, in law."""
+    diffrax = pytest.importorskip("diffrax")
+    import jax
+
+    circle = ig.problems.Circle("gaussian")
+    sde = ig.modified_equation(ig.SGD(0.1), circle, order=2)
+    ours = flow(sde, save_at=[1.0], paths=20_000, observables={"cos": lambda x: jnp.cos(x[0])})
+
+    def one(key):
+        noise = diffrax.UnsafeBrownianPath(shape=(1,), key=key)
+        terms = diffrax.MultiTerm(diffrax.ODETerm(lambda t, y, a: sde.drift(t, y)), diffrax.ControlTerm(
+            lambda t, y, a: jax.jacfwd(lambda z: sde.diffusion(t, y, z))(jnp.zeros(1)), noise))
+        solution = diffrax.diffeqsolve(terms, diffrax.Euler(), 0.0, 1.0, 0.01, jnp.array([1.0]),
+                                       adjoint=diffrax.DirectAdjoint())
+        return jnp.cos(solution.ys[0, 0])
+
+    theirs = np.asarray(jax.jit(jax.vmap(one))(jax.random.split(jax.random.key(0), 20_000)), float)
+    error = np.hypot(theirs.std() / np.sqrt(len(theirs)), ours["mean_standard_error"].values[-1, 0])
+    assert abs(theirs.mean() - ours["mean"].values[-1, 0]) < 4.5 * error
