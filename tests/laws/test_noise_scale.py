@@ -131,7 +131,7 @@ def test_fieller_covers_a_ratio_as_often_as_it_says():
             ends += math.isinf(high)
         margin = MAX_Z * (0.95 * 0.05 / trials) ** 0.5
         assert covered / trials > 0.95 - margin
-        if denominator > 0.5:  # below, estimates under 0 are common, and the interval is wider than it need be
+        if denominator > 0.5:  # below it, estimates under 0 are common and count as 0
             assert covered / trials < 0.95 + margin
         unbounded[denominator] = ends / trials
     assert unbounded[3.0] == 0

@@ -17,7 +17,7 @@ MAX_Z = 4.5
 def regression(dim=6, examples=40, batch_size=2, seed=0, sampling="with_replacement"):
     """Least squares with curvatures spread over three decades."""
     rng = np.random.default_rng(seed)
-    inputs = rng.normal(size=(examples, dim)) * np.geomspace(0.1, 3.0, dim)
+    inputs = rng.normal(size=(examples, dim)) * np.geomspace(3.0, 0.1, dim)
     targets = rng.normal(size=examples)
     return FiniteSum(lambda w, example: 0.5 * (w @ example[0] - example[1]) ** 2, (inputs, targets),
                      params=np.zeros(dim), batch_size=batch_size, sampling=sampling)
@@ -91,13 +91,13 @@ def test_skewness_is_refused_where_there_is_none(problem, x, options, message):
 def test_the_share_is_exact_in_expectation(dim):
     problem, x = regression(dim, examples=40), np.full(dim, 0.1)
     scores, shares = [], []
-    for learning_rate in (0.01, 0.1, 0.5, 2.0, 20.0):
+    for learning_rate in (0.01, 0.12, 0.3, 1.0, 20.0):
         shares.append(exact_share(problem, x, learning_rate))
         found = reshuffling_share(problem, x, learning_rate, probes=100, seed=3)
         scores.append((found.value - shares[-1]) / max(found.standard_error, 1e-9))
     assert np.abs(scores).max() < MAX_Z, (scores, shares)
     assert shares[0] > 0.99
-    assert len({round(share, 3) for share in shares}) >= min(dim, 3)
+    assert len({round(share, 3) for share in shares}) >= min(dim + 1, 4)
 
 
 @pytest.mark.parametrize("dim", [7, 50])
@@ -118,11 +118,11 @@ def test_one_direction_of_noise_gives_the_share_without_error(dim):
         assert found.standard_error < 1e-9
 
 
-def test_few_lanczos_steps_come_close_where_the_spectrum_has_a_gap():
+def test_few_lanczos_steps_come_close():
     problem = regression(30, examples=60)
     x = np.full(30, 0.1)
-    full = reshuffling_share(problem, x, 0.5, probes=8)
-    short = reshuffling_share(problem, x, 0.5, probes=8, lanczos_steps=20)
+    full = reshuffling_share(problem, x, 0.2, probes=8)
+    short = reshuffling_share(problem, x, 0.2, probes=8, lanczos_steps=20)
     assert abs(short.value - full.value) < 1e-3
     assert full.value != short.value
 
@@ -136,8 +136,8 @@ def test_negative_and_no_curvature_count_as_suppressed():
 
 def test_the_standard_error_of_the_share_is_the_spread_over_seeds():
     problem, x = regression(), np.full(6, 0.1)
-    assert 0.2 < exact_share(problem, x, 1.0) < 0.8
-    found = [reshuffling_share(problem, x, 1.0, probes=40, seed=seed) for seed in range(100)]
+    assert 0.1 < exact_share(problem, x, 0.2) < 0.9
+    found = [reshuffling_share(problem, x, 0.2, probes=40, seed=seed) for seed in range(100)]
     spread, stated = np.std([f.value for f in found]), np.mean([f.standard_error**2 for f in found]) ** 0.5
     assert 0.8 < stated / spread < 1.25
 
