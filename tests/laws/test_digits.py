@@ -8,7 +8,8 @@ from scipy.special import logsumexp
 from sklearn.datasets import load_digits
 
 from itograd.problems import digits
-from itograd.simulation.precision import double
+from itograd.simulation.draws import Draws
+from itograd.simulation.precision import as_traced, double
 
 
 @pytest.fixture(autouse=True)
@@ -73,6 +74,25 @@ def test_the_mlp_is_what_its_docstring_says():
     logits = np.tanh(features @ first.T) @ second.T
     loss = np.mean(logsumexp(logits, axis=1) - logits[np.arange(1400), labels])
     assert float(problem.loss(problem.x0)) == pytest.approx(loss, rel=1e-13)
+
+
+@pytest.mark.parametrize(("batch_size", "learning_rate", "published"), [(16, 4.0, 479.9), (256, 64.0, 502.0)])
+def test_the_squared_norm_of_the_weights_after_a_run_of_the_preset(batch_size, learning_rate, published):
+    # Theory, amendment 13: the time is kη = 640; the published numbers have an error of about 0.2.
+    with jax.enable_x64(False):
+        problem = as_traced(digits(preset="S7", batch_size=batch_size), "float32")
+        keys = jnp.asarray(np.random.default_rng(0).integers(0, 2**32, (192, 2), dtype=np.uint32))
+
+        def run(key):
+            def step(k, x):
+                return x - learning_rate * problem.noisy_gradient(x, Draws(key, k))
+
+            return jax.lax.fori_loop(0, round(640 / learning_rate), step, problem.x0)
+
+        squares = np.sum(np.square(jax.jit(jax.vmap(run))(keys)), axis=1)
+    error = np.hypot(squares.std() / np.sqrt(len(squares)), 0.2)
+    assert abs(squares.mean() - published) < 4.5 * error
+    assert error < 0.7
 
 
 def test_label_noise_redraws_a_share_of_the_labels():

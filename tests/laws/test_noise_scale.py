@@ -23,12 +23,16 @@ from itograd.simulation.precision import double
 MAX_Z = 4.5
 
 
+def half_square(w, example):
+    return 0.5 * (w @ example[0] - example[1]) ** 2
+
+
 def regression(batch_size, sampling="with_replacement"):
     rng = np.random.default_rng(7)
     inputs = rng.normal(size=(24, 3))
     targets = inputs @ [1.0, -2.0, 0.5] + rng.normal(size=24)
-    return FiniteSum(lambda w, example: 0.5 * (w @ example[0] - example[1]) ** 2, (inputs, targets),
-                     params=np.zeros(3), batch_size=batch_size, sampling=sampling)
+    return FiniteSum(half_square, (inputs, targets), params=np.zeros(3), batch_size=batch_size,
+                     sampling=sampling)
 
 
 def quadratic(noise, batch_size, dim=6):

@@ -246,7 +246,7 @@ BAD_FINITE_SUMS = [
     ({"batch_size": 13, "sampling": "without_replacement"}, ValueError, "at most the 12 examples"),
     ({"sampling": "epochs"}, ValueError, "sampling must be one of 'with_replacement'.*got 'epochs'"),
     ({"l2": -1.0}, ValueError, "l2 must be a finite number"),
-    ({"observables": {"w": lambda w: w}}, ValueError, r"observable 'w' must return a scalar: got shape \(3,\)"),
+    ({"observables": {"w": lambda w: w}}, ValueError, r"observable 'w' must return a scalar: got shape"),
 ]
 
 

@@ -111,10 +111,11 @@ def test_a_scheme_equals_the_sum_over_all_paths():
     assert abs(expectation(chain, modes=512) - exact) < 1e-11
 
 
-def test_euler_at_the_optimisers_own_step_is_the_optimiser():
-    equation = SGD(0.2).modified_equation(Circle())
+@pytest.mark.parametrize("rate", [0.2, Piecewise(0.2, boundaries=(0.4, 0.8), factors=(1.0, 0.5, 0.25))])
+def test_euler_at_the_optimisers_own_step_is_the_optimiser(rate):
+    equation = SGD(rate).modified_equation(Circle())
     chain = DiscretisedEquation(equation, EulerMaruyama("two_point"), 0.2)
-    assert abs(expectation(chain) - expectation(SGD(0.2), Circle())) < 1e-12
+    assert abs(expectation(chain) - expectation(SGD(rate), Circle())) < 1e-12
 
 
 def test_gaussian_noise_is_one_law_however_it_is_stated():

@@ -62,12 +62,12 @@ class Verdict:
     def __str__(self) -> str:
         width = max(len(a.name) for a in self.assumptions)
         rows = [f"  {a.name:<{width}}  {a.measured:>9.3g}  [{a.interval[0]:.3g}, {a.interval[1]:.3g}]  "
-                f"limit {a.limit:.3g} {a.unit}  {a.outcome}" for a in self.assumptions]
+                f"limit {a.limit:.3g} {a.unit}  {a.outcome if a.decisive else f'({a.outcome})'}" for a in self.assumptions]
         return "\n".join([self.decision, *(f"  {reason}" for reason in self.reasons), *rows])
 
 
 def verdict(optimizer: Optimizer, problem: Problem, *, steps: int, save_every: int | None = None, x0: Any = None,
-            paths: int = 512, seed: int = 0, observables: dict[str, Callable] | None = None, tolerance: float = 0.02,
+            paths: int = 512, seed: int = 0, observables: dict[str, Callable] | None = None, tolerance: float = 0.05,
             confidence: float = 0.95, order: int = 1, dtype: str = "float32", progress: bool | None = None) -> Verdict:
     """Run optimiser and SDE, and say whether the SDE describes the optimiser; the rules stand at the head of this file.
 
@@ -189,7 +189,7 @@ def _sampling_rows(optimizer, problem, point, seed):
     low, high = share.value - 2 * share.standard_error, share.value + 2 * share.standard_error
     reshuffled = problem.sampling == "reshuffling"
     outcome = HOLDS if high <= RESHUFFLING_LIMIT else FAILS if low > RESHUFFLING_LIMIT else OPEN
-    yield Assumption("noise that reshuffling suppresses" if reshuffled else "the same, if one reshuffled", share.value,
+    yield Assumption("noise that reshuffling suppresses" if reshuffled else "noise lost if one reshuffled", share.value,
                      (max(low, 0.0), min(high, 1.0)), RESHUFFLING_LIMIT, "of tr Σ",
                      "share of tr Σ in directions with η λ N/B < 20, at the end of a run; two standard errors; "
                      "decides only where batches are reshuffled", outcome, decisive=reshuffled)

@@ -9,13 +9,13 @@ from itograd.validation import require, require_number
 
 
 class OptaxOptimizer(Optimizer):
-    """x ← optax.apply_updates(x, update(g, state, x)). Its clock counts `time_per_step` a step, 1 by default."""
+    """x ← x + updates, of any optax transformation. Its clock counts `time_per_step` a step, 1 by default."""
 
     transformation: Any
     time_per_step: float = 1.0
 
     def __check_init__(self):
-        require(callable(getattr(self.transformation, "init", None)) and callable(getattr(self.transformation, "update", None)),
+        require(all(callable(getattr(self.transformation, half, None)) for half in ("init", "update")),
                 f"from_optax needs an optax.GradientTransformation: got {self.transformation!r}")
         require_number("time_per_step", self.time_per_step, minimum=0, exclusive=True)
 
@@ -31,11 +31,12 @@ class OptaxOptimizer(Optimizer):
         return jnp.asarray(x + updates, x.dtype), inner
 
     def modified_equation(self, problem, order=1):
-        raise ValueError("no modified equation is known for an optax transformation: it is simulated as it is; use one "
-                         "of itograd's own optimisers (SGD, Momentum, Nesterov) for the SDE")
+        raise ValueError("no modified equation is known for an optax transformation: it is simulated as it "
+                         "is; use one of itograd's own optimisers (SGD, Momentum, Nesterov) for the SDE")
 
     def scaled(self, batch_factor):
-        raise ValueError("no scaling rule is known for an optax transformation: use one of itograd's own optimisers")
+        raise ValueError("no scaling rule is known for an optax transformation: use one of itograd's own "
+                         "optimisers")
 
 
 def from_optax(transformation: Any, time_per_step: float = 1.0) -> OptaxOptimizer:
@@ -46,5 +47,3 @@ def from_optax(transformation: Any, time_per_step: float = 1.0) -> OptaxOptimize
     1.0
     """
     return OptaxOptimizer(transformation, time_per_step)
-
-

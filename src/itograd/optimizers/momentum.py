@@ -1,4 +1,4 @@
-"""SGD with heavy-ball momentum (Polyak 1964; its SDEs: Li, Tai, E 2017; underdamped form derived, theory 5.2).
+"""SGD with heavy-ball momentum (Polyak 1964; SDEs: Li, Tai, E 2017; underdamped form derived, theory 5.2).
 
 The rule is PyTorch's, where the rate η_k = η u multiplies the buffer Q:
 
@@ -47,7 +47,8 @@ class MomentumMethod(Optimizer):
             require_underdamped(base(self.momentum))
         else:
             require(not isinstance(self.momentum, Schedule),
-                    "a schedule of the momentum needs clock='underdamped': the overdamped clock is set by 1/(1−μ)")
+                    "a schedule of the momentum needs clock='underdamped': the overdamped clock is set by "
+                    "1/(1−μ)")
 
     @property
     def time_per_step(self):
@@ -65,8 +66,9 @@ class MomentumMethod(Optimizer):
         return base(self.momentum) * shape(self.momentum, k * self.time_per_step)
 
     def _overdamped_equation(self, problem, order):
-        require(order == 1, "no modified equation of order 2 is given for momentum in its overdamped clock (the fast "
-                            "buffer leaves a boundary layer of order η): use order=1, or clock='underdamped'")
+        require(order == 1, "no modified equation of order 2 is given for momentum in its overdamped clock "
+                            "(the fast buffer leaves a boundary layer of order η): use order=1, or "
+                            "clock='underdamped'")
         effective = rebased(self.learning_rate, base(self.learning_rate) / (1 - self.momentum))
         return SGDEquation(problem, effective, self.weight_decay, 1)
 
@@ -76,13 +78,15 @@ class MomentumMethod(Optimizer):
         eta, mu = base(self.learning_rate), base(self.momentum)
         if self.clock == "overdamped":
             return rebased(self.learning_rate, eta * batch_factor), self.momentum
-        require(not isinstance(self.momentum, Schedule), "a schedule of the momentum has no scaling rule: scale its numbers")
+        require(not isinstance(self.momentum, Schedule),
+                "a schedule of the momentum has no scaling rule: scale its numbers")
         if betas == "memory":
             scaled_mu = mu**batch_factor
         else:
             require(batch_factor * (1 - mu) < 1,
-                    f"the linear form needs batch_factor*(1 - momentum) < 1: batch_factor={batch_factor:g}, momentum={mu:g} "
-                    f"gives {batch_factor * (1 - mu):g}; keep batch_factor below {1 / (1 - mu):g} or use betas='memory'")
+                    f"the linear form needs batch_factor*(1 - momentum) < 1: batch_factor={batch_factor:g}, "
+                    f"momentum={mu:g} gives {batch_factor * (1 - mu):g}; keep batch_factor below "
+                    f"{1 / (1 - mu):g} or use betas='memory'")
             scaled_mu = 1 - batch_factor * (1 - mu)
         return rebased(self.learning_rate, eta * batch_factor**2), scaled_mu
 
@@ -90,7 +94,8 @@ class MomentumMethod(Optimizer):
 class Momentum(MomentumMethod):
     """Heavy ball: Q ← μQ + g + λx, x ← x − ηQ. Equal to `torch.optim.SGD(lr=η, momentum=μ, weight_decay=λ)`.
 
-    Negative momentum, |μ| < 1, is allowed. State: (x, Q). `clock` is "overdamped" or "underdamped" (needs 1−μ ≪ 1).
+    Negative momentum, |μ| < 1, is allowed. State: (x, Q). `clock` is "overdamped" or "underdamped" (needs
+    1−μ ≪ 1).
 
     >>> Momentum(0.1, momentum=0.9).time_per_step
     1.0000000000000002
@@ -116,7 +121,8 @@ class Momentum(MomentumMethod):
         require_choice("order", order, (1, 2))
         if self.clock == "overdamped":
             return self._overdamped_equation(problem, order)
-        return UnderdampedEquation(problem, self.learning_rate, self.momentum, self.weight_decay, order, lookahead=1)
+        return UnderdampedEquation(problem, self.learning_rate, self.momentum, self.weight_decay, order,
+                                   method="heavy_ball")
 
     def scaled(self, batch_factor, betas="memory"):
         return Momentum(*self._scaled_rates(batch_factor, betas), self.weight_decay, self.clock)

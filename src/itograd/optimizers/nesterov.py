@@ -2,13 +2,15 @@
 
 The rule is PyTorch's. Its parameter y is the look-ahead point, where the gradient is taken:
 
-    Q_{k+1} = μ_k Q_k + d_k,      y_{k+1} = y_k − η_k (d_k + μ_{k+1} Q_{k+1}),      d_k = g_k + λ y_k,      Q_0 = 0
+    Q_{k+1} = μ_k Q_k + d_k,    y_{k+1} = y_k − η_k (d_k + μ_{k+1} Q_{k+1}),    d_k = g_k + λ y_k,    Q_0 = 0
 
-With v = −ηQ and the iterate x_{k+1} = y_k − η_k d_k this is the textbook's v ← μv − η∇F(x + μv), x ← x + v. (PyTorch has
-one μ in both places of a step; a momentum that changes needs μ_{k+1} in the second, as above.) `point` says which of
-the two is observed: "lookahead" (y, PyTorch's parameter; default) or "iterate" (x). Their stationary variances differ.
+With v = −ηQ and the iterate x_{k+1} = y_k − η_k d_k this is the textbook's v ← μv − η∇F(x + μv), x ← x + v.
+(PyTorch has one μ in both places of a step; a momentum that changes needs μ_{k+1} in the second, as above.)
+`point` says which of the two is observed: "lookahead" (y, PyTorch's parameter; default) or "iterate" (x).
+Their stationary variances differ.
 
-Clocks, SDEs and scaling rules are those of heavy ball (`momentum.py`), with c₂ = 2 in `underdamped.py`.
+Clocks and scaling rules are those of heavy ball (`momentum.py`); the SDEs differ at order 2, and are in
+`underdamped.py`.
 """
 
 import equinox as eqx
@@ -30,10 +32,10 @@ def nesterov_step(y, q, gradient, *, rate, momentum, next_momentum, weight_decay
 
 
 class Nesterov(MomentumMethod):
-    """Nesterov's momentum, equal to `torch.optim.SGD(lr=η, momentum=μ, nesterov=True, weight_decay=λ)` for constant μ.
+    """Nesterov's momentum; for constant μ `torch.optim.SGD(lr=η, momentum=μ, nesterov=True, weight_decay=λ)`.
 
-    `momentum` is a number in (−1, 1), or a schedule (underdamped clock only); for (k−1)/(k+2) see `Nesterov.increasing`.
-    State: (y, Q, x). `point` is the observed one, "lookahead" (y) or "iterate" (x).
+    `momentum` is a number in (−1, 1), or a schedule (underdamped clock only); for (k−1)/(k+2) see
+    `Nesterov.increasing`. State: (y, Q, x). `point` is the observed one, "lookahead" (y) or "iterate" (x).
 
     >>> Nesterov(0.1, momentum=0.5).time_per_step
     0.2
@@ -72,7 +74,7 @@ class Nesterov(MomentumMethod):
         if self.clock == "overdamped":
             return self._overdamped_equation(problem, order)
         return UnderdampedEquation(problem, self.learning_rate, self.momentum, self.weight_decay, order,
-                                   lookahead=2, point=self.point)
+                                   method=self.point)
 
     def scaled(self, batch_factor, betas="memory"):
         return Nesterov(*self._scaled_rates(batch_factor, betas), self.weight_decay, self.clock, self.point)
@@ -81,8 +83,8 @@ class Nesterov(MomentumMethod):
 class IncreasingNesterov(Optimizer):
     """Nesterov's momentum with μ_k = (k−1)/(k+2), in the clock t = k√η.
 
-    Its SDE (order 1; Su, Boyd, Candès 2014, with the noise of theory 3.4; no order-2 equation is given, since the
-    friction is singular at time 0):   dV = −((3/t) V + ∇F) dt + (√η Σ)^½ dW,   dX = u V dt.
+    Its SDE (order 1; Su, Boyd, Candès 2014, with the noise of theory 3.4; no order-2 equation is given, since
+    the friction is singular at time 0):   dV = −((3/t) V + ∇F) dt + (√η Σ)^½ dW,   dX = u V dt.
 
     >>> Nesterov.increasing(0.25).time_per_step
     0.5
@@ -122,9 +124,10 @@ class IncreasingNesterov(Optimizer):
 
     def modified_equation(self, problem, order=1):
         require_choice("order", order, (1, 2))
-        require(order == 1, "no modified equation of order 2 is given for the (k-1)/(k+2) momentum: its friction 3/t is "
-                            "singular at time 0; use order=1")
-        return IncreasingMomentumEquation(problem, self.learning_rate, 0.0, self.weight_decay, 1, lookahead=2)
+        require(order == 1, "no modified equation of order 2 is given for the (k-1)/(k+2) momentum: its "
+                            "friction 3/t is singular at time 0; use order=1")
+        return IncreasingMomentumEquation(problem, self.learning_rate, 0.0, self.weight_decay, 1,
+                                          method=self.point)
 
     def scaled(self, batch_factor):
         require_number("batch_factor", batch_factor, minimum=0, exclusive=True)

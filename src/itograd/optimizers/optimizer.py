@@ -83,7 +83,8 @@ class OptimizerChain(Chain):
 def modified_equation(optimizer: Optimizer, problem: Problem, order: int = 1) -> ModifiedEquation:
     """The Itô SDE that `optimizer` follows on `problem`, to weak order 1 or 2.
 
-    Raises ValueError, with the reason, where no equation of this order exists or the optimiser is none of ours.
+    Raises ValueError, with the reason, where no equation of this order exists or the optimiser is none of
+    ours.
     """
     return optimizer.modified_equation(problem, order)
 
@@ -91,6 +92,7 @@ def modified_equation(optimizer: Optimizer, problem: Problem, order: int = 1) ->
 def scale(optimizer: Optimizer, batch_factor: float) -> "Optimizer":
     """The recipe of `optimizer` for a batch `batch_factor` times larger (smaller, where it is below 1).
 
-    The clock moves with it: steps for the same continuous time become steps · old.time_per_step / new.time_per_step.
+    The clock moves with it: steps for the same continuous time become
+    steps · old.time_per_step / new.time_per_step.
     """
     return optimizer.scaled(batch_factor)

@@ -4,7 +4,7 @@ The rule, with coupled decay λ and rate η_k = η u(kη):
 
     x_{k+1} = x_k − η_k (g_k + λ x_k),      g_k = ∇L(x_k) + ξ_k,      Cov ξ_k = Σ(x_k)
 
-Its SDE, with F = L + λ|x|²/2 and the clock t = kη (schedule term of order 2: derived here, theory amendment 4):
+Its SDE, with F = L + λ|x|²/2 and the clock t = kη (schedule term of order 2: derived, theory amendment 4):
 
     order 1:   dX = −u ∇F dt + u (η Σ)^½ dW
     order 2:   dX = −(u ∇F + (η/2) u² ∇²F ∇F − (η/2) u' ∇F) dt + u (η Σ)^½ dW

@@ -16,7 +16,6 @@ from itograd.validation import require, require_choice, require_count, require_n
 
 CLASSES = 10
 TRAINING_EXAMPLES = 1400
-
 S7_DECAY = 1e-3
 
 
@@ -25,19 +24,22 @@ def digits(model: str = "softmax", batch_size: int = 32, *, preset: str | None =
            seed: int = 0) -> FiniteSum:
     """Classification of scikit-learn's digits by cross-entropy; observable: "accuracy", on the training set.
 
-    Features: each pixel centred and divided by (its standard deviation + 1e-3), both over all 1797 images; a
-    bias column of ones appended; all 65 columns divided by 8. Training set: the images
+        L(x) = (1/1400) Σ_i (log Σ_c exp(z_ic) − z_i,label(i)) + (l2/2)|x|²,      z_i = logits(x, a_i) in R^10
+
+    Features a_i: each pixel centred and divided by (its standard deviation + 1e-3), both over all 1797
+    images; a bias column of ones appended; all 65 columns divided by 8. Training set: the images
     `numpy.random.default_rng(0).permutation(1797)[:1400]`. No other example is used.
 
     `model`: "softmax", weights W (10, 65) from W = 0, logits W a (d = 650); or "mlp", weights V (hidden, 65)
-    and W (10, hidden), logits W tanh(V a), without further biases; from V ~ N(0, 1) and W ~ N(0, 1/hidden),
-    drawn in this order from `numpy.random.default_rng(seed)`.
+    and W (10, hidden), logits W tanh(V a), without further biases (d = 75 hidden); from V ~ N(0, 1) and
+    W ~ N(0, 1/hidden), drawn in this order from `numpy.random.default_rng(seed)`.
 
     `label_noise` p: the labels of round(1400 p) training images are redrawn uniformly over all ten classes,
     by `rng = numpy.random.default_rng(1)`, images `rng.permutation(1400)[:round(1400 p)]`, labels
     `rng.integers(10)`. `l2` is coupled weight decay on all weights, the bias too.
 
-    `preset="S7"` is the experiment of theory amendment 13: softmax, l2 = 1e-3, with replacement.
+    `preset="S7"` is the experiment of theory amendment 13: softmax, l2 = 1e-3, with replacement. Any other
+    value of what a preset fixes raises ValueError.
 
     >>> digits(preset="S7", batch_size=16).dim
     650

@@ -17,10 +17,10 @@ class Rayleigh(FiniteSum):
     1.5 in equal steps. At a random direction the variance of one example's gradient is about a hundred times
     the square of the mean's (d = 10), so that noise dominates up to batches of that order.
 
-    Gradients shrink as 1/|x|, and a step along one lengthens x: with coupled decay w in the optimiser, SGD has
-    an equilibrium, E|x|² (2ηw − η²w²) = η² (G + N), with G = E|∇L|² and N = E tr Σ (theory 1.4). Decay is left
-    to the optimiser, since the loss would not be scale-invariant with it. The start is x0 = (1, …, 1)/√d; the
-    loss is singular at 0.
+    Gradients shrink as 1/|x|, and a step along one lengthens x: with coupled decay w in the optimiser, SGD
+    has an equilibrium, E|x|² (2ηw − η²w²) = η² (G + N), with G = E|∇L|² and N = E tr Σ (theory 1.4). Decay is
+    left to the optimiser, since the loss would not be scale-invariant with it. The start is
+    x0 = (1, …, 1)/√d; the loss is singular at 0.
 
     >>> problem = Rayleigh(batch_size=4)
     >>> bool(abs(problem.loss(problem.x0) - problem.loss(3 * problem.x0)) < 1e-6)

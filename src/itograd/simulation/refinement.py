@@ -3,10 +3,11 @@
 A coarse and a fine discretisation follow the same Brownian paths (the coarse increment is the sum of two fine ones), so
 the difference D of their means has a small standard error. The step is halved until, for every observable and time,
 
-    |D| <= max( s.e./3, 3 s.e.(D) ),      s.e. that of the mean over all paths that will be run;
+    |D| <= s.e./3,      s.e. that of the mean over all paths that will be run,
 
-the pilot is enlarged while s.e.(D) is too large to decide. The finer step is used; its own error is D/(2^p − 1), with p
-the weak order of the scheme.
+or D is not significant (Student's quantile for all observables and times at once) and s.e.(D) itself is below s.e./3; a
+pilot too small for that is enlarged. The finer step is used; its own error is D/(2^p − 1), with p the weak order of the
+scheme.
 """
 
 from __future__ import annotations
@@ -15,12 +16,13 @@ import warnings
 from dataclasses import dataclass, field
 
 import numpy as np
+from scipy import stats
 
 from itograd.simulation.engine import Ensemble, tile_size
 from itograd.simulation.schemes import DiscretisedEquation, ExactAffine
 from itograd.validation import require
 
-MAX_HALVINGS = 14
+MAX_TRIALS = 16
 _PILOT_SHARE = 8  # the pilot begins with a tile or an eighth of the paths, whichever is more
 
 
@@ -73,29 +75,30 @@ def choose_step(equation, scheme, times, x0, observables, *, paths, seed, dtype,
             ensemble.check()
         return np.concatenate(list(ensemble.tiles(pilot, threads)), axis=1).astype(float)
 
-    for _ in range(MAX_HALVINGS):
+    error = None
+    while len(history) < MAX_TRIALS:
         fine = values(2 * parts, 1)
         difference = values(parts, 2) - fine
         usable = np.isfinite(difference).all(axis=(0, 2))  # the two must be compared on the same paths
-        lost = 1 - usable.mean()
-        decided, error = False, None
-        if usable.sum() >= 2:
-            d, spread = difference[:, usable], fine[:, usable].std(axis=1, ddof=1)
-            error, noise = d.mean(axis=1), d.std(axis=1, ddof=1) / np.sqrt(usable.sum())
-            rounding = 20 * np.finfo(dtype).eps * np.abs(fine[:, usable]).max(axis=(0, 1))
-            allowed = np.maximum(spread / np.sqrt(paths) / 3, rounding)
-            decided = lost < 0.5 and bool((np.abs(error) <= np.maximum(allowed, 3 * noise)).all())
-            blurred = bool((3 * noise > 3 * allowed).any())
-            history.append({"dt": spacing / parts, "paths": pilot, "lost": lost,
-                            "largest_move_in_standard_errors": _largest(error, spread / np.sqrt(paths))})
-        if decided and blurred and pilot < paths:
-            pilot = min(paths, 4 * pilot)
+        history.append({"dt": spacing / parts, "paths": pilot, "lost": int((~usable).sum())})
+        if usable.mean() < 0.5 or usable.sum() < 2:
+            parts *= 2
             continue
-        if decided:
+        d, count = difference[:, usable], int(usable.sum())
+        error, noise = d.mean(axis=1), d.std(axis=1, ddof=1) / np.sqrt(count)
+        standard_error = fine[:, usable].std(axis=1, ddof=1) / np.sqrt(paths)
+        history[-1]["largest_move_in_standard_errors"] = _largest(error, standard_error)
+        rounding = 20 * np.finfo(dtype).eps * np.abs(fine[:, usable]).max(axis=(0, 1))
+        allowed = np.maximum(standard_error / 3, rounding)
+        significant = stats.t.ppf(1 - 0.005 / error.size, count - 1) * noise
+        if (np.abs(error) > np.maximum(allowed, significant)).any():
+            parts *= 2
+        elif (np.abs(error) > allowed).any() and (noise > allowed).any() and pilot < paths:
+            pilot = min(paths, 4 * pilot)
+        else:
             break
-        parts *= 2
     else:
-        warnings.warn(f"the step size of the SDE was halved {MAX_HALVINGS} times and its observables still move: "
+        warnings.warn(f"the step size of the SDE was halved to {spacing / (2 * parts):g} and its observables still move: "
                       "see discretisation_error", stacklevel=4)
     require(error is not None, "the SDE diverged at every step size tried: see its drift, or give dt")
     order = max(1, int(scheme.weak_order))

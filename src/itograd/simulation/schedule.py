@@ -2,8 +2,8 @@
 
     value(t) = base · shape(t)
 
-The clock of an optimiser is set by the base value (t = k·base for SGD), so a scaled recipe keeps the shape and the
-number of steps follows from the new base.
+The clock of an optimiser is set by the base value (t = k·base for SGD), so a scaled recipe keeps the shape
+and the number of steps follows from the new base.
 """
 
 import math
@@ -13,14 +13,22 @@ from collections.abc import Callable
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from itograd.validation import require
+from itograd.validation import require, require_number
+
+# A boundary counts as reached this much before it, relative to it: float32 knows t = k·base no more closely,
+# the less so where the clock of momentum divides by 1−μ.
+_CLOCK_ROUNDING = 2e-6
 
 
 class Schedule(eqx.Module):
     """A hyperparameter that changes with continuous time t: base · shape(t)."""
 
     base: eqx.AbstractVar[float]
+
+    def __check_init__(self):
+        require_number("base", self.base)
 
     @abstractmethod
     def shape(self, t):
@@ -34,25 +42,36 @@ class Schedule(eqx.Module):
         return jax.grad(lambda s: jnp.asarray(self.shape(s), float))(jnp.asarray(t, float))
 
 
+def _numbers(values) -> tuple[float, ...]:
+    return tuple(np.ravel(values).tolist())
+
+
 class Piecewise(Schedule):
     """base · factors[i], where i counts the boundaries that t has reached.
+
+    A step whose time is a boundary has the new factor.
 
     >>> float(Piecewise(0.1, boundaries=(10.0,), factors=(1.0, 0.5))(12.0))
     0.05
     """
 
     base: float
-    boundaries: tuple[float, ...] = eqx.field(static=True)
-    factors: tuple[float, ...] = eqx.field(static=True)
+    boundaries: tuple[float, ...] = eqx.field(static=True, converter=_numbers)
+    factors: tuple[float, ...] = eqx.field(static=True, converter=_numbers)
 
     def __check_init__(self):
+        for boundary in self.boundaries:
+            require_number("each of boundaries", boundary, minimum=0, exclusive=True)
+        for factor in self.factors:
+            require_number("each of factors", factor, minimum=0)
+        require((np.diff(self.boundaries) > 0).all(), f"boundaries must increase: got {self.boundaries}")
         require(len(self.factors) == len(self.boundaries) + 1,
-                f"factors must be one more than boundaries: got {len(self.factors)} for {len(self.boundaries)}")
-        require(list(self.boundaries) == sorted(self.boundaries), f"boundaries must increase: got {self.boundaries}")
+                f"factors must be one more than boundaries: got {len(self.factors)} factors for "
+                f"{len(self.boundaries)} boundaries")
 
     def shape(self, t):
-        reached = sum((jnp.asarray(t) >= b).astype(int) for b in self.boundaries)
-        return jnp.asarray(self.factors, float)[reached]
+        reached = jnp.asarray(t, float) * (1 + _CLOCK_ROUNDING) >= jnp.asarray(self.boundaries, float)
+        return jnp.asarray(self.factors, float)[reached.sum()]
 
 
 class Cosine(Schedule):
@@ -61,6 +80,10 @@ class Cosine(Schedule):
     base: float
     duration: float
     final: float = 0.0
+
+    def __check_init__(self):
+        require_number("duration", self.duration, minimum=0, exclusive=True)
+        require_number("final", self.final, minimum=0)
 
     def shape(self, t):
         s = jnp.clip(t / self.duration, 0.0, 1.0)
@@ -74,6 +97,10 @@ class Warmup(Schedule):
     duration: float
     initial: float = 0.0
 
+    def __check_init__(self):
+        require_number("duration", self.duration, minimum=0, exclusive=True)
+        require_number("initial", self.initial, minimum=0, maximum=1)
+
     def shape(self, t):
         return jnp.minimum(1.0, self.initial + (1 - self.initial) * t / self.duration)
 
@@ -84,6 +111,9 @@ class Exponential(Schedule):
     base: float
     rate: float
 
+    def __check_init__(self):
+        require_number("rate", self.rate)
+
     def shape(self, t):
         return jnp.exp(-self.rate * t)
 
@@ -93,6 +123,11 @@ class Function(Schedule):
 
     base: float
     function: Callable = eqx.field(static=True)
+
+    def __check_init__(self):
+        require(callable(self.function), f"function must be callable: got {self.function!r}")
+        shape = jax.eval_shape(self.function, 0.0).shape
+        require(shape == (), f"function must return a scalar: got shape {shape}")
 
     def shape(self, t):
         return self.function(t)
