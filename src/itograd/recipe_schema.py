@@ -195,7 +195,7 @@ class WarmupSchedule(ScheduleSection):
 
 class ExponentialSchedule(ScheduleSection):
     kind: Literal["exponential"]
-    rate: NotNegative
+    rate: float
 
 
 class PiecewiseSchedule(ScheduleSection):
@@ -315,7 +315,7 @@ class RunSection(Section):
     paths: Annotated[int, Field(ge=16)] = 256
     seed: Seed = 0
     dtype: Literal["float32", "float64"] = "float32"
-    tolerance: Share = 0.02
+    tolerance: Share = 0.05
     confidence: Share = 0.95
     order: Literal[1, 2] = 1
     x0: Numbers | None = None

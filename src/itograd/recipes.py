@@ -20,9 +20,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from pydantic import ValidationError
+from pydantic import TypeAdapter, ValidationError
 
-from itograd.recipe_schema import FunctionProblem, RecipeFile, RunSection, ScaleSection, section_at
+from itograd.recipe_schema import FunctionProblem, OptimizerTable, RecipeFile, RunSection, ScaleSection, section_at
 
 if TYPE_CHECKING:
     from itograd.optimizers.optimizer import Optimizer
@@ -154,7 +154,7 @@ def _field(location: tuple) -> str:
 def _unknown_key(name: str, location: tuple) -> str:
     section = section_at(location)
     keys = list(section.model_fields) if section else []
-    prefix = name.rpartition(".")[0]
+    prefix = name.rpartition(".")[0] or (str(location[-2]).strip("<>") if len(location) > 1 else "")
     hint = _suggestion(location[-1], keys) or f"; its keys are {', '.join(keys)}"
     return f"{name} is no key of {f'[{prefix}]' if prefix else 'a recipe'}{hint}"
 
@@ -206,6 +206,18 @@ def _build(name: str, text: str, document: dict[str, Any], sections: RecipeFile)
         problems.append(f"run.order={run.order}: {error}")
     _raise(problems)
     return Recipe(name, text, document, problem, optimizer, steps, x0, run, scale)
+
+
+def optimizer_from_table(table: dict[str, Any]) -> Optimizer:
+    """The optimiser of a table as the section [optimizer] has it; errors name the keys without their section.
+
+    >>> optimizer_from_table({"name": "sgd", "learning_rate": 0.5})
+    SGD(learning_rate=0.5)
+    """
+    try:
+        return TypeAdapter(OptimizerTable).validate_python(table).build()
+    except ValidationError as error:
+        raise RecipeError("\n".join(_line(problem) for problem in error.errors())) from None
 
 
 @contextmanager

@@ -75,8 +75,7 @@ def noise_skewness(problem: Problem, x: Float[ArrayLike, " d"], *, batches: int 
 
 def reshuffling_share(problem: Problem, x: Float[ArrayLike, " d"], learning_rate: float, *, probes: int = 32,
                       lanczos_steps: int = 64, seed: int = 0) -> Measured:
-    """The share of the noise that reshuffling suppresses: of tr Σ, the part in directions with η λ_i N/B <
-    20.
+    """The share of tr Σ that reshuffling suppresses: the part in directions with η λ_i N/B < 20.
 
         share = Σ_i 1[η λ_i N/B < 20] u_iᵀ Σ u_i / tr Σ,     ∇²L(x) = Σ_i λ_i u_i u_iᵀ
 
@@ -97,8 +96,7 @@ def reshuffling_share(problem: Problem, x: Float[ArrayLike, " d"], learning_rate
     >>> print(reshuffling_share(problem, np.zeros(2), learning_rate=0.5))  # η λ N/B is 8 and 32
     0.575 ± 0.08
 
-    Source: theory 1.6 and amendment 8; quadrature: Golub and Meurant, Matrices, Moments and Quadrature
-    (2010).
+    Source: theory 1.6, amendment 8; quadrature: Golub, Meurant, Matrices, Moments and Quadrature (2010).
     """
     point = require_point(problem, x)
     require_number("learning_rate", learning_rate, minimum=0, exclusive=True)
@@ -149,7 +147,7 @@ def _lanczos_of_one(problem, x, seed, probe, steps):
         w = jax.jvp(problem.gradient, (x,), (q,))[1]  # ∇²L q
         scale = jnp.maximum(scale, jnp.linalg.norm(w))
         alpha = alpha.at[k].set(q @ w)
-        for _ in range(2):  # full reorthogonalisation; a single one loses digits as eigenvalues converge
+        for _ in range(2):  # full reorthogonalisation; twice is enough (Parlett 1980, 6.9)
             w = w - basis.T @ (basis @ w)
         norm = jnp.linalg.norm(w)
         goes_on = norm > 1e-10 * scale  # else the space is invariant: zeros follow, which have no weight

@@ -100,6 +100,10 @@ class FiniteSum(Problem):
         return self.scheme
 
     @property
+    def decay(self):
+        return self.l2
+
+    @property
     def x0(self):
         return self.start
 

@@ -188,11 +188,24 @@ def _panels(names: list[str], draw: Callable, clock: str, *, share_y: bool, y_la
         if y_label:
             for row in grid:
                 row[0].set_ylabel(y_label)
-        figure.supxlabel(f"continuous time {clock.replace('t = ', '$t$ = ')}", fontsize=10)
-        handles, texts = grid.flat[0].get_legend_handles_labels()
+        figure.supxlabel(f"continuous time {_mathematics(clock)}", fontsize=10)
+        handles, texts = _in_order(*grid.flat[0].get_legend_handles_labels())
         figure.legend(handles, texts, loc="outside upper center", ncols=min(len(texts), 4), columnspacing=1.4,
                       handlelength=2.0)
     return figure
+
+
+def _in_order(handles: list, texts: list[str]) -> tuple[list, list[str]]:
+    """The optimiser first in the legend, whatever was drawn first."""
+    order = sorted(range(len(texts)), key=lambda i: not texts[i].startswith("optimiser"))
+    return [handles[i] for i in order], [texts[i] for i in order]
+
+
+def _mathematics(clock: str) -> str:
+    """t = k√η as matplotlib's mathematics."""
+    for plain, tex in (("√η", r"\sqrt{\eta}"), ("η", r"\eta"), ("μ", r"\mu"), ("−", "-")):
+        clock = clock.replace(plain, tex)
+    return f"${clock}$"
 
 
 def _of(data: xr.Dataset, variable: str, observable: str) -> np.ndarray:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import equinox as eqx
@@ -45,6 +45,7 @@ def simulate(
     dtype: str = "float32",
     scheme: Scheme | None = None,
     dt: float | None = None,
+    discretisation_tolerance: Mapping[str, float] | None = None,
     threads: int | None = None,
     progress: bool | None = None,
 ) -> xr.Dataset:
@@ -67,6 +68,8 @@ def simulate(
         keep_paths: how many paths to return whole, in `path_values`.
         dtype: "float32" or "float64".
         scheme: the discretisation of an equation; default by `default_scheme`.
+        dt: the step size of an equation; chosen if not given.
+        discretisation_tolerance: by observable, an error that the choice of dt may leave in any case.
         threads: how many tiles run at once; default all cores of the process.
         progress: a progress bar; default where standard error is a terminal.
 
@@ -95,7 +98,7 @@ def simulate(
         require(steps is None and save_every is None, "a modified equation runs to the times save_at: give no steps")
         problem = model.problem
     else:
-        require(scheme is None and dt is None, "scheme and dt belong to a modified equation, not to an optimiser")
+        require(scheme is None and dt is None and discretisation_tolerance is None, "scheme, dt and discretisation_tolerance belong to a modified equation, not to an optimiser")
         if not isinstance(model, Chain):
             if not (hasattr(model, "chain") and isinstance(problem, Problem)):
                 raise TypeError(f"simulate needs an optimiser with a problem, a modified equation or a chain: got {model!r} "
@@ -105,11 +108,13 @@ def simulate(
     start = _starting_point(x0, problem)
     chosen = default_observables(problem) if observables is None else dict(observables)
     require(chosen, "observables must name at least one function")
+    unknown = sorted(set(discretisation_tolerance or {}) - set(chosen))
+    require(not unknown, f"discretisation_tolerance names {unknown}, which are no observables: they are {list(chosen)}")
 
     discretisation = None
     if isinstance(model, ModifiedEquation):
         chain, save_steps, discretisation = _discretise(
-            model, scheme, dt, save_at, start, chosen, paths=paths, seed=seed, dtype=dtype, threads=threads)
+            model, scheme, dt, save_at, start, chosen, discretisation_tolerance, paths=paths, seed=seed, dtype=dtype, threads=threads)
     else:
         chain, save_steps = model, save_grid(float(model.time_per_step), steps, save_every, save_at)
     ensemble = Ensemble(chain, chosen, start, save_steps, seed, dtype)
@@ -179,13 +184,15 @@ def _on_grid(times: np.ndarray, step: float, owner: str) -> np.ndarray:
     return whole.astype(np.int64)
 
 
-def _discretise(equation, scheme, dt, save_at, x0, observables, *, paths, seed, dtype, threads):
+def _discretise(equation, scheme, dt, save_at, x0, observables, tolerance, *, paths, seed, dtype, threads):
     require(save_at is not None, "a modified equation needs the times `save_at`")
     times = _times(save_at)
     scheme = default_scheme(equation) if scheme is None else scheme
     scheme.check(equation)
     if dt is None:
-        found = choose_step(equation, scheme, times, x0, observables, paths=paths, seed=seed, dtype=dtype, threads=threads)
+        accepted = np.array([(tolerance or {}).get(name, 0.0) for name in observables])
+        found = choose_step(equation, scheme, times, x0, observables, paths=paths, seed=seed, dtype=dtype, threads=threads,
+                            tolerance=accepted)
     else:
         require_number("dt", dt, minimum=0, exclusive=True)
         found = Discretisation(float(dt))

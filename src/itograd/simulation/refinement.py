@@ -5,7 +5,7 @@ the difference D of their means has a small standard error. The step is halved u
 
     |D| <= s.e./3,      s.e. that of the mean over all paths that will be run,
 
-or D is not significant (Student's quantile for all observables and times at once) and s.e.(D) itself is below s.e./3; a
+or |D| is below a tolerance that the caller accepts, or D is not significant (Student's quantile for all observables and times at once) and s.e.(D) itself is below s.e./3; a
 pilot too small for that is enlarged. The finer step is used; its own error is D/(2^p − 1), with p the weak order of the
 scheme.
 """
@@ -56,8 +56,9 @@ def common_step(times: np.ndarray) -> float:
     return float(times[-1] / np.rint(times[-1] / step))
 
 
-def choose_step(equation, scheme, times, x0, observables, *, paths, seed, dtype, threads=None) -> Discretisation:
-    """Find the step size for `simulate`; see the head of this file."""
+def choose_step(equation, scheme, times, x0, observables, *, paths, seed, dtype, threads=None,
+                tolerance=0.0) -> Discretisation:
+    """Find the step size for `simulate`; see the head of this file. `tolerance` is one number an observable."""
     spacing = common_step(times)
     if isinstance(scheme, ExactAffine):
         exact = np.zeros((len(times), len(observables)))
@@ -89,7 +90,7 @@ def choose_step(equation, scheme, times, x0, observables, *, paths, seed, dtype,
         standard_error = fine[:, usable].std(axis=1, ddof=1) / np.sqrt(paths)
         history[-1]["largest_move_in_standard_errors"] = _largest(error, standard_error)
         rounding = 20 * np.finfo(dtype).eps * np.abs(fine[:, usable]).max(axis=(0, 1))
-        allowed = np.maximum(standard_error / 3, rounding)
+        allowed = np.maximum(np.maximum(standard_error / 3, rounding), tolerance)
         significant = stats.t.ppf(1 - 0.005 / error.size, count - 1) * noise
         if (np.abs(error) > np.maximum(allowed, significant)).any():
             parts *= 2

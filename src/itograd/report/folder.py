@@ -1,0 +1,108 @@
+"""The folder with the results of a check: written beside its place, and moved there as a whole or not at all."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from itograd.report import figures
+from itograd.report.page import page
+from itograd.simulation.result import save
+
+FORMAT = "itograd check"  # how the format named in check.json begins
+FIGURES = ("trajectories", "weak_error", "noise_scale")
+FILES = ("check.json", "flow.nc", "gaussian.nc", "recipe.toml", "report.html", "runs.nc",
+         *(f"{name}.{ending}" for name in FIGURES for ending in ("png", "svg")))
+
+
+class ResultFolder:
+    """A context: inside it files are written to `staging`; `commit` puts them in place of an earlier check's.
+
+    Entering raises OSError, before anything is computed, where the folder cannot be written or holds foreign files.
+    """
+
+    def __init__(self, target: str | os.PathLike):
+        self.target = Path(os.path.abspath(target))
+        self.staging = Path()
+
+    def __enter__(self) -> ResultFolder:
+        target, parent = self.target, self.target.parent
+        if not parent.is_dir():
+            raise OSError(f"output: cannot write {target}: the folder {parent} does not exist")
+        if target.is_symlink() or (target.exists() and not target.is_dir()):
+            raise OSError(f"output: {target} is there, and is no folder: give another name")
+        if target == Path.cwd() or target in Path.cwd().parents:
+            raise OSError(f"output: {target} is the folder this runs in, and would be replaced: give another")
+        if target.is_dir():
+            _require_own(target)
+        try:
+            self.staging = Path(tempfile.mkdtemp(dir=parent, prefix=f".{target.name}."))
+        except OSError as error:
+            raise OSError(f"output: cannot write {target}: {error.strerror} in {parent}") from error
+        return self
+
+    def commit(self) -> None:
+        """Put the staged files in place of what an earlier check left there."""
+        mask = os.umask(0)
+        os.umask(mask)
+        self.staging.chmod(0o777 & ~mask)
+        if not self.target.exists():
+            self.staging.rename(self.target)
+            return
+        _require_own(self.target)
+        old = self.staging.with_name(f"{self.staging.name}.old")
+        self.target.rename(old)
+        try:
+            self.staging.rename(self.target)
+        except OSError:
+            old.rename(self.target)
+            raise
+        shutil.rmtree(old)
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if self.staging != Path() and self.staging.exists():
+            shutil.rmtree(self.staging)
+
+
+def write_results(check: Any, folder: Path) -> None:
+    """Write data, figures, report page, recipe and JSON of a `Check` into a folder."""
+    found, result = check.to_dict(), check.verdict
+    for name in ("runs", "flow", "gaussian"):
+        save(getattr(result, name), folder / f"{name}.nc")
+    clock = found["run"]["clock"]
+    drawn = {"trajectories": figures.trajectories(result, clock), "weak_error": figures.weak_errors(result, clock),
+             "noise_scale": figures.noise_scales(found)}
+    images = {}
+    for name in FIGURES:
+        images[name] = figures.render(drawn[name], "svg")
+        (folder / f"{name}.svg").write_bytes(images[name])
+        (folder / f"{name}.png").write_bytes(figures.render(drawn[name], "png"))
+    panels = figures.shown_observables(result)
+    text = page(found, images, recipe=check.recipe.text, panels=panels,
+                errors_are_small=figures.errors_too_small_to_see(result, panels))
+    (folder / "report.html").write_text(text, encoding="utf-8")
+    (folder / "recipe.toml").write_text(check.recipe.text, encoding="utf-8")
+    (folder / "check.json").write_text(check.to_json() + "\n", encoding="utf-8")
+
+
+def _require_own(folder: Path) -> None:
+    """Raise unless the folder is empty, or holds an earlier check and nothing else."""
+    names = sorted(entry.name for entry in folder.iterdir())
+    foreign = [name for name in names if name not in FILES]
+    if names and not foreign and not _is_check(folder / "check.json"):
+        foreign = names
+    if foreign:
+        raise OSError(f"output: {folder} holds files that are not an earlier check's ({', '.join(foreign[:3])}"
+                      f"{', …' if len(foreign) > 3 else ''}): give an empty or a new folder")
+
+
+def _is_check(file: Path) -> bool:
+    try:
+        return str(json.loads(file.read_text(encoding="utf-8"))["format"]).startswith(FORMAT)
+    except (OSError, ValueError, KeyError, TypeError):
+        return False

@@ -1,0 +1,145 @@
+"""A check on the terminal: the verdict first and last, and the tables behind it between, in 80 columns."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+from itograd.report.numbers import interval, number, of_unit, percent, with_error
+from itograd.report.words import NECESSARY, conclusion, scaled_notes, setting, simple_scale_sentence
+
+COLOURS = {"trust": "bold green", "do not trust": "bold red", "cannot tell": "bold yellow"}
+OUTCOMES = {"holds": "green", "fails": "red", "open": "yellow"}
+MAX_REASONS = 5
+
+
+def print_check(found: dict[str, Any], console: Console) -> None:
+    """Print the `to_dict` of a check."""
+    console.print(Text(f"itograd check: {found['recipe']['name']}", style="bold"))
+    for line in setting(found):
+        _line(console, line)
+    _verdict(found, console)
+    reasons = found["reasons"]
+    for reason in reasons[:MAX_REASONS]:
+        _line(console, reason, bullet=True)
+    if len(reasons) > MAX_REASONS:
+        _line(console, f"and {len(reasons) - MAX_REASONS} more", bullet=True)
+    _assumptions("Assumptions", found["assumptions"], console)
+    _final_errors(found, console)
+    _noise(found, console)
+    _room(found, console)
+    _verdict(found, console)
+
+
+def print_scaled(scaled: dict[str, Any], console: Console, *, bound: list[str]) -> None:
+    """Print one scaled recipe, old and new side by side, and what is known of the bound."""
+    console.print(_side_by_side([scaled]))
+    for note in scaled_notes(scaled):
+        _line(console, note)
+    for note in bound:
+        _line(console, note)
+
+
+def _verdict(found: dict[str, Any], console: Console) -> None:
+    text = Text("Verdict: ").append(found["verdict"], style=COLOURS[found["verdict"]]).append(f". {conclusion(found)}")
+    console.print()
+    console.print(text)
+
+
+def _line(console: Console, line: str, bullet: bool = False) -> None:
+    if not bullet:
+        console.print(Padding(Text(line), (0, 0, 0, 2), expand=False))
+        return
+    grid = Table.grid(padding=(0, 1, 0, 2))
+    grid.add_row("•", Text(line))
+    console.print(grid)
+
+
+def _table(title: str, *columns: str) -> Table:
+    table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, show_edge=False,
+                  pad_edge=False, header_style="", padding=(0, 1))
+    for i, column in enumerate(columns):
+        table.add_column(column, justify="right" if i else "left", no_wrap=i > 0, min_width=0 if i else 12, overflow="fold")
+    return table
+
+
+def _assumptions(title: str, rows: list[dict[str, Any]], console: Console) -> None:
+    table = _table(title, "assumption", "measured", "interval", "limit", "outcome")
+    for row in rows:
+        shown = of_unit(row)
+        outcome = Text(row["outcome"] if row["decisive"] else f"({row['outcome']})",
+                       style=OUTCOMES[row["outcome"]] if row["decisive"] else "dim")
+        name = Text(row["name"]).append(f"\n  {row['unit']}", style="dim")
+        table.add_row(name, shown["measured"], shown["interval"], shown["limit"], outcome)
+    console.print()
+    console.print(table)
+    if any(not row["decisive"] for row in rows):
+        _line(console, "An outcome in parentheses explains, and does not decide.")
+
+
+def _final_errors(found: dict[str, Any], console: Console) -> None:
+    rows, digits = found["final_weak_errors"], 2 if console.width > 90 else 1
+    table = _table(f"Means at the end of the run, time {number(rows[0]['time'], 6)} (± standard error)",
+                   "observable", "optimiser", "SDE", "difference", "of scale")
+    for row in rows:
+        table.add_row(row["observable"], with_error(row["optimizer_mean"], row["optimizer_standard_error"], digits),
+                      with_error(row["sde_mean"], row["sde_standard_error"], digits),
+                      with_error(row["weak_error"], row["standard_error"], digits), percent(row["share_of_scale"], 2))
+    console.print()
+    console.print(table)
+
+
+def _noise(found: dict[str, Any], console: Console) -> None:
+    table = _table("Gradient noise scale (± standard error)", "", "|∇L|²", "tr Σ", "B_simple", "interval")
+    notes = []
+    for place, scale in found["noise_scale"].items():
+        if isinstance(scale, str):
+            notes.append(f"{place}: {scale}")
+            continue
+        table.add_row(place, with_error(scale["squared_gradient"], scale["squared_gradient_standard_error"]),
+                      with_error(scale["noise_trace"], scale["noise_trace_standard_error"]), number(scale["simple"]),
+                      interval(scale["simple_interval"]))
+    console.print()
+    if table.row_count:
+        console.print(table)
+        _line(console, simple_scale_sentence(found))
+    for note in notes:
+        _line(console, note)
+
+
+def _room(found: dict[str, Any], console: Console) -> None:
+    room = found["batch_size_room"]
+    console.print()
+    console.print(Text("Room for other batch sizes", style="bold"))
+    if room["sharp"] is not None:
+        _line(console, f"κ ≤ {number(room['sharp'])} (weak form: {number(room['weak'])}), to stay "
+                       f"{number(room['closeness'])}-close to this run at equilibrium. {NECESSARY}")
+    else:
+        _line(console, "There is no bound on the batch factor:")
+        for reason in room["reasons"]:
+            _line(console, reason, bullet=True)
+    if room["equilibrium"] is not None:
+        _assumptions("Guards of the bound", room["equilibrium"]["guards"], console)
+    scaled = [row for row in found["scaled_recipes"] if "new" in row]
+    if scaled:
+        console.print()
+        console.print(_side_by_side(scaled))
+        for row in scaled:
+            _line(console, f"B = {row['new']['batch_size']}: {row['rounding']}; {row['bound']}", bullet=True)
+    for row in found["scaled_recipes"]:
+        if "reason" in row:
+            _line(console, row["reason"], bullet=True)
+
+
+def _side_by_side(rows: list[dict[str, Any]]) -> Table:
+    columns = [rows[0]["old"], *(row["new"] for row in rows)]
+    table = _table("The recipe at other batch sizes", "", "now", *(f"κ = {number(row['batch_factor'])}" for row in rows))
+    for key in columns[0]:
+        if any(column[key] for column in columns):  # neither a decay of 0 nor steps that were not given
+            table.add_row(key.replace("_", " "), *(number(column[key], 6) for column in columns))
+    return table

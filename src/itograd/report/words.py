@@ -1,0 +1,57 @@
+"""The sentences that terminal and page share, made from the `to_dict` of a check."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from itograd.report.numbers import number, percent
+
+NECESSARY = "The bound is necessary: passing it proves nothing."
+
+
+def conclusion(found: dict[str, Any]) -> str:
+    """The verdict in one sentence."""
+    share = percent(found["tolerance"])
+    return {
+        "trust": f"The SDE describes this run: every mean agrees within {share} of its range over the run.",
+        "do not trust": f"The SDE does not describe this run to {share} of the range of its means.",
+        "cannot tell": f"The error bars are too wide to say whether the SDE agrees within {share}: run more paths.",
+    }[found["verdict"]]
+
+
+def setting(found: dict[str, Any]) -> list[str]:
+    """What was compared, in short lines."""
+    run = found["run"]
+    size = f"{run['parameters']} parameter{'s' if run['parameters'] > 1 else ''}"
+    data = f", {run['examples']} examples, sampled {run['sampling'].replace('_', ' ')}" if run["examples"] else ""
+    return [
+        f"{run['optimizer']}, batch size {run['batch_size']}",
+        f"{problem_name(found)}: {size}{data}",
+        f"{run['steps']} steps, continuous time {number(run['time'], 6)} ({run['clock']}, {number(run['time_per_step'], 6)} "
+        "a step)",
+        f"against its SDE of weak order {run['order']}: {run['paths']} paths of each, {run['save_points']} save points",
+    ]
+
+
+def problem_name(found: dict[str, Any]) -> str:
+    """The problem as the recipe names it."""
+    section = found["recipe"]["problem"]
+    name = section.get("function") or section["kind"].replace("_", " ")
+    model = section.get("model") or section.get("preset")
+    return f"{name} ({model})" if model else name
+
+
+def simple_scale_sentence(found: dict[str, Any]) -> str:
+    """What the simple noise scale says of the batch size."""
+    scale = found["noise_scale"].get("end")
+    batch = found["run"]["batch_size"]
+    if not isinstance(scale, dict) or scale["simple"] is None:
+        return "B_simple = B tr Σ/|∇L|² is a heuristic for the batch size above which noise no longer dominates."
+    relation = "below" if batch < scale["simple"] else "above"
+    return (f"Batch size {batch} is {relation} B_simple at the end of a run, {number(scale['simple'])}: the noise of a step "
+            f"is {'larger' if relation == 'below' else 'smaller'} than the gradient. B_simple is a heuristic, no bound.")
+
+
+def scaled_notes(scaled: dict[str, Any]) -> list[str]:
+    """The rule of a scaled recipe, and how its steps were rounded."""
+    return [scaled["rule"][:1].upper() + scaled["rule"][1:] + ".", scaled["rounding"][:1].upper() + scaled["rounding"][1:] + "."]
