@@ -136,6 +136,15 @@ def batch_size_room(recipe: Recipe, progress: bool | None = None) -> Room:
     return Room(found, found.batch_factor_bounds(closeness), steps)
 
 
+def simple_noise_scale_interval(found: Equilibrium) -> tuple[float, float]:
+    """B_simple at equilibrium with N and G moved by two standard errors each, in opposite senses: a cautious interval."""
+    (n, n_error), (g, g_error) = found.noise_trace, found.squared_gradient
+    low, high = max(n - 2 * n_error, 0.0) / (g + 2 * g_error), math.inf
+    if g > 2 * g_error:
+        high = (n + 2 * n_error) / (g - 2 * g_error)
+    return found.batch_size * low, found.batch_size * high
+
+
 def final_weak_errors(result: Verdict) -> list[dict[str, Any]]:
     """Means, weak error and standard errors of every observable at the end of the run."""
     total, scale = result.errors["total"], observable_scale(result.flow)
@@ -221,6 +230,7 @@ def _room(room: Room) -> dict[str, Any]:
     found = room.equilibrium
     return {
         **asdict(room.bounds),
+        "sharp_interval": _sharp_interval(room),
         "equilibrium": None if found is None else {
             "steps": room.steps,
             "paths": EQUILIBRIUM_PATHS,
@@ -229,9 +239,19 @@ def _room(room: Room) -> dict[str, Any]:
             "squared_gradient": found.squared_gradient,
             "noise_trace": found.noise_trace,
             "simple_noise_scale": found.simple_noise_scale,
+            "simple_noise_scale_interval": simple_noise_scale_interval(found),
             "guards": [_assumption(guard) for guard in found.guards],
         },
     }
+
+
+def _sharp_interval(room: Room) -> tuple[float, float] | None:
+    """The sharp bound 1 + (C² − 1)(1 + N/G) over the interval of N/G."""
+    if room.equilibrium is None or room.bounds.sharp is None:
+        return None
+    gain, batch = room.bounds.closeness**2 - 1, room.equilibrium.batch_size
+    low, high = (1 + gain * (1 + end / batch) for end in simple_noise_scale_interval(room.equilibrium))
+    return low, high
 
 
 def _assumption(row: Assumption) -> dict[str, Any]:

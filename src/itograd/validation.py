@@ -23,16 +23,17 @@ def require_number(name: str, value: Any, *, minimum: float = -math.inf, maximum
     """Raise unless `value` is a finite number within the bounds (excluded themselves where `exclusive`)."""
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
         raise TypeError(f"{name} must be a number: got {value!r}")
+    value = float(value)
     inside = minimum < value < maximum if exclusive else minimum <= value <= maximum
     bounds = f"({minimum:g}, {maximum:g})" if exclusive else f"[{minimum:g}, {maximum:g}]"
-    require(math.isfinite(value) and inside, f"{name} must be a finite number in {bounds}: got {value!r}")
+    require(math.isfinite(value) and inside, f"{name} must be a finite number in {bounds}: got {value:g}")
 
 
 def require_count(name: str, value: Any, *, minimum: int = 1) -> None:
     """Raise unless `value` is a whole number of at least `minimum`."""
     if isinstance(value, bool) or not isinstance(value, numbers.Integral):
         raise TypeError(f"{name} must be a whole number: got {value!r}")
-    require(value >= minimum, f"{name} must be at least {minimum}: got {value}")
+    require(int(value) >= minimum, f"{name} must be at least {minimum}: got {value}")
 
 
 def require_choice(name: str, value: Any, choices) -> None:

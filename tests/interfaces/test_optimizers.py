@@ -19,7 +19,16 @@ from itograd.problems.landscapes import FlatSharp
 from itograd.problems.quadratic import Quadratic
 from itograd.simulation.draws import Draws, path_key, seed_words
 from itograd.simulation.precision import DTYPES, as_traced, double, precision
-from itograd.simulation.schedule import Cosine, Exponential, Function, Piecewise, Schedule, Warmup, base, shape
+from itograd.simulation.schedule import (
+    Cosine,
+    Exponential,
+    Function,
+    Piecewise,
+    Schedule,
+    Warmup,
+    base,
+    shape,
+)
 
 STEPPED = Piecewise(0.05, (3.0, 7.0), (1.0, 0.5, 0.1))
 WAVE = Function(0.9, lambda t: 1 + 0.08 * jnp.sin(t))  # a momentum between .83 and .97
@@ -70,7 +79,8 @@ def scalable(request):
 
 def gradient(x, k, xp=np):
     """A nonlinear gradient that changes from step to step, in NumPy or JAX."""
-    return HESSIAN @ x + 0.5 * xp.sin(2 * x) + 0.3 * xp.cos(1.3 * k + X0)
+    hessian, phase = (xp.asarray(constant, x.dtype) for constant in (HESSIAN, X0))
+    return hessian @ x + 0.5 * xp.sin(2 * x) + 0.3 * xp.cos(1.3 * k + phase)
 
 
 @eqx.filter_jit
@@ -108,7 +118,7 @@ def hyperparameters(optimizer):
 def textbook(optimizer):
     """The points and velocities of the textbook: v ← μv − η∇F(x [+ μv]), x ← x + v.
 
-    PyTorch's buffer is Q with v = −ηQ, so that v is multiplied by the ratio of two rates where the rate changes.
+    PyTorch's buffer is Q with v = −ηQ, so that v is multiplied by the ratio of two rates where they differ.
     """
     rates, momenta = hyperparameters(optimizer)
     nesterov = isinstance(optimizer, Nesterov | IncreasingNesterov)
@@ -290,19 +300,17 @@ def test_the_memory_form_keeps_the_decay_of_the_velocity_and_the_linear_form_the
 @pytest.mark.parametrize("factor", [2, 4, 8])
 def test_the_underdamped_rule_keeps_the_stationary_variance(method, factor):
     """Theory 5.2: to .2 % up to κ = 8, with the linear form. The memory form changes it by (κ−1)(1−μ)/2."""
-    optimizer, problem = method(1e-6, 0.99, clock=SLOW), Quadratic(1.0, 1.0, batch_size=2)
+    problem = Quadratic(1.0, 1.0, batch_size=2)
 
-    def change(scaled):
-        one, other = (ig.stationary_covariance(*recipe)[0, 0] for recipe in (
-            (optimizer, problem), (scaled, problem.with_batch_size(2 * factor))))
-        return other / one - 1
+    def change(rate, momentum, **rule):
+        optimizer = method(rate, momentum, clock=SLOW)
+        scaled = optimizer.scaled(factor, **rule)
+        larger = problem.with_batch_size(2 * factor)
+        return ig.stationary_covariance(scaled, larger)[0, 0] / ig.stationary_covariance(optimizer, problem)[0, 0] - 1
 
-    assert abs(change(optimizer.scaled(factor, betas="linear"))) < 2e-3
-    assert change(optimizer.scaled(factor)) == pytest.approx((factor - 1) * 0.01 / 2, rel=0.1)
-    nearly_one = eqx.tree_at(lambda o: o.momentum, optimizer, 0.9995)
-    nearly_one = eqx.tree_at(lambda o: o.learning_rate, nearly_one, 1e-9)
-    optimizer = nearly_one
-    assert abs(change(optimizer.scaled(factor))) < 2e-3
+    assert abs(change(1e-6, 0.99, betas="linear")) < 2e-3
+    assert change(1e-6, 0.99) == pytest.approx((factor - 1) * 0.01 / 2, rel=0.1)
+    assert abs(change(1e-9, 0.9995)) < 2e-3
 
 
 # Optax
@@ -313,8 +321,8 @@ RUN = {"x0": [1.0, 1.5], "steps": 30, "save_every": 1, "paths": 4, "keep_paths":
 
 
 @pytest.mark.parametrize("transformation", [
-    optax.adam(0.1), optax.adamw(optax.cosine_decay_schedule(0.1, 20), weight_decay=0.1), optax.sgd(0.1, momentum=0.9),
-    optax.chain(optax.clip_by_global_norm(0.5), optax.rmsprop(0.01))], ids=["adam", "adamw", "momentum", "chain"])
+    optax.adam(0.1), optax.adamw(optax.cosine_decay_schedule(0.1, 20), weight_decay=0.1),
+    optax.sgd(0.1, momentum=0.9), optax.chain(optax.clip_by_global_norm(0.5), optax.rmsprop(0.01))], ids=["adam", "adamw", "momentum", "chain"])
 def test_an_optax_optimiser_is_simulated_as_it_is(transformation):
     runs = ig.simulate(from_optax(transformation, time_per_step=0.1), PROBLEM, **RUN)
     np.testing.assert_allclose(runs.time, 0.1 * np.arange(31), rtol=1e-14)
@@ -368,14 +376,14 @@ OPTAX = from_optax(optax.sgd(0.1))
     (lambda: ig.modified_equation(CLOCKED, PROBLEM, order=0), "order must be one of 1, 2"),
     (lambda: ig.modified_equation(Momentum(0.1, 0.9), PROBLEM, order=2), "order 2 .* overdamped clock"),
     (lambda: ig.modified_equation(Nesterov(0.1, 0.9), PROBLEM, order=2), "order 2 .* overdamped clock"),
-    (lambda: ig.modified_equation(Nesterov.increasing(0.1), PROBLEM, order=2), "order 2 .* singular at time 0"),
+    (lambda: ig.modified_equation(Nesterov.increasing(0.1), PROBLEM, order=2), "singular at time 0"),
     (lambda: ig.scale(SGD(0.1), 0), "batch_factor must be a finite number"),
     (lambda: ig.scale(Momentum(0.1), -2), "batch_factor must be a finite number"),
     (lambda: ig.scale(Nesterov.increasing(0.1), math.inf), "batch_factor must be a finite number"),
     (lambda: ig.scale(Nesterov(0.1), "2"), "batch_factor must be a number: got '2'"),
     (lambda: CLOCKED.scaled(2, betas="square"), "betas must be one of 'memory', 'linear': got 'square'"),
     (lambda: CLOCKED.scaled(10.5, betas="linear"),
-     r"batch_factor\*\(1 - momentum\) < 1: batch_factor=10.5, momentum=0.9 gives 1.05; keep batch_factor below 10"),
+     r"batch_factor\*\(1 - momentum\) < 1: batch_factor=10.5, momentum=0.9 gives 1.05; keep .* below 10"),
     (lambda: CLOCKED.scaled(8), "underdamped clock needs 1 - momentum <= 0.3"),
     (lambda: Momentum(0.01, WAVE, clock=SLOW).scaled(2), "schedule of the momentum has no scaling rule"),
     (lambda: from_optax(0.1), "needs an optax.GradientTransformation: got 0.1"),

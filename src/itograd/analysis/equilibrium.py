@@ -89,7 +89,7 @@ def equilibrium(optimizer: SGD, problem: Problem, *, steps: int, x0: Any = None,
     require_count("steps", steps, minimum=2 * saves)
     decay = optimizer.weight_decay + problem.decay
     every = steps // (2 * saves)
-    names = {"R": _SquaredNorm(), "G": _SquaredGradient(problem), "N": problem.noise_trace, "A": _Alignment(problem)}
+    names: dict = {"R": _SquaredNorm(), "G": _SquaredGradient(problem), "N": problem.noise_trace, "A": _Alignment(problem)}
     grid = (np.arange(saves) + 1 + saves) * every * optimizer.time_per_step
     runs = simulate(optimizer, problem, x0=x0, save_at=grid, paths=paths, seed=seed, observables=names, keep_paths=paths,
                     dtype=dtype, progress=progress)
@@ -99,7 +99,7 @@ def equilibrium(optimizer: SGD, problem: Problem, *, steps: int, x0: Any = None,
     per_path = values.mean(axis=1)
     mean, error = per_path.mean(axis=0), per_path.std(axis=0, ddof=1) / np.sqrt(paths)
     r, g, n, a = range(4)
-    rate = optimizer.learning_rate
+    rate = optimizer.time_per_step
     factor = 2 * rate * decay - (rate * decay) ** 2
     left, right = factor * per_path[:, r], rate**2 * (per_path[:, g] + per_path[:, n])
     halves = values[:, : saves // 2, r].mean(axis=1), values[:, saves // 2 :, r].mean(axis=1)

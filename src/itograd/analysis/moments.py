@@ -84,14 +84,14 @@ def stationary_covariance(model: Any, problem: Problem | None = None, *, state: 
     [[0.052631578947]]
     """
     if isinstance(model, ModifiedEquation):
-        affine = _affine_equation(model)
+        equation = _affine_equation(model)
         require(model.is_autonomous, "no stationary law: the coefficients of the equation depend on time")
-        covariance = _stationary_equation(affine)
+        covariance, observe = _stationary_equation(equation), equation.observe[0]
     else:
-        affine = _affine_rule(model, problem)
-        require(not affine.depends_on_step(), "no stationary law: the hyperparameters change over time")
-        covariance = _stationary_chain(affine)
-    return covariance if state else affine.observe[0] @ covariance @ affine.observe[0].T
+        rule = _affine_rule(model, problem)
+        require(not rule.depends_on_step(), "no stationary law: the hyperparameters change over time")
+        covariance, observe = _stationary_chain(rule), rule.observe[0]
+    return covariance if state else observe @ covariance @ observe.T
 
 
 @dataclass(frozen=True)

@@ -9,15 +9,19 @@ from itograd.validation import require, require_number
 
 
 class OptaxOptimizer(Optimizer):
-    """x ← x + updates, of any optax transformation. Its clock counts `time_per_step` a step, 1 by default."""
+    """x ← x + updates, of any optax transformation. `clock` is the time per step."""
 
     transformation: Any
-    time_per_step: float = 1.0
+    clock: float = 1.0
 
     def __check_init__(self):
         require(all(callable(getattr(self.transformation, half, None)) for half in ("init", "update")),
                 f"from_optax needs an optax.GradientTransformation: got {self.transformation!r}")
-        require_number("time_per_step", self.time_per_step, minimum=0, exclusive=True)
+        require_number("time_per_step", self.clock, minimum=0, exclusive=True)
+
+    @property
+    def time_per_step(self):
+        return self.clock
 
     def init(self, x0):
         return x0, self.transformation.init(x0)

@@ -69,7 +69,7 @@ class MomentumMethod(Optimizer):
         require(order == 1, "no modified equation of order 2 is given for momentum in its overdamped clock "
                             "(the fast buffer leaves a boundary layer of order η): use order=1, or "
                             "clock='underdamped'")
-        effective = rebased(self.learning_rate, base(self.learning_rate) / (1 - self.momentum))
+        effective = rebased(self.learning_rate, base(self.learning_rate) / (1 - base(self.momentum)))
         return SGDEquation(problem, effective, self.weight_decay, 1)
 
     def _scaled_rates(self, batch_factor, betas):
@@ -125,4 +125,5 @@ class Momentum(MomentumMethod):
                                    method="heavy_ball")
 
     def scaled(self, batch_factor, betas="memory"):
-        return Momentum(*self._scaled_rates(batch_factor, betas), self.weight_decay, self.clock)
+        rate, momentum = self._scaled_rates(batch_factor, betas)
+        return Momentum(rate, momentum, self.weight_decay, self.clock)

@@ -77,7 +77,8 @@ class Nesterov(MomentumMethod):
                                    method=self.point)
 
     def scaled(self, batch_factor, betas="memory"):
-        return Nesterov(*self._scaled_rates(batch_factor, betas), self.weight_decay, self.clock, self.point)
+        rate, momentum = self._scaled_rates(batch_factor, betas)
+        return Nesterov(rate, momentum, self.weight_decay, self.clock, self.point)
 
 
 class IncreasingNesterov(Optimizer):

@@ -22,8 +22,10 @@ Vector = Float[Array, " d"]
 class Optimizer(eqx.Module):
     """A discrete optimisation rule; a state is a pytree of vectors, or of scalars."""
 
-    # The clock: continuous time of one step.
-    time_per_step: eqx.AbstractVar[float]
+    @property
+    @abstractmethod
+    def time_per_step(self) -> float:
+        """The clock: continuous time of one step."""
 
     @property
     def is_affine(self) -> bool:
@@ -56,14 +58,14 @@ class Optimizer(eqx.Module):
 
     def chain(self, problem: Problem) -> "OptimizerChain":
         """The optimiser on the problem as a Markov chain."""
-        return OptimizerChain(self, problem)
+        return OptimizerChain(problem, self)
 
 
 class OptimizerChain(Chain):
     """An optimiser with a problem: a chain."""
 
-    optimizer: Optimizer
     problem: Problem
+    optimizer: Optimizer
 
     @property
     def time_per_step(self):

@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from itograd.simulation.draws import SECOND_BATCH, Draws
-from itograd.validation import require, require_count
+from itograd.validation import require_count, require_number
 
 Vector = Float[Array, " d"]
 
@@ -24,11 +24,17 @@ Vector = Float[Array, " d"]
 class Problem(eqx.Module):
     """An objective L on R^d with noisy gradients. Declared properties say what algorithms may assume of it."""
 
-    # d, the number of parameters; B, the number of samples in a noisy gradient; m, the number of columns of the root
-    # of Σ that `noise_root` applies. A subclass has them as fields or as properties.
-    dim: eqx.AbstractVar[int]
-    batch_size: eqx.AbstractVar[int]
-    noise_dim: eqx.AbstractVar[int]
+    batch_size: eqx.AbstractVar[int]  # B, the number of samples in a noisy gradient
+
+    @property
+    @abstractmethod
+    def dim(self) -> int:
+        """d, the number of parameters."""
+
+    @property
+    @abstractmethod
+    def noise_dim(self) -> int:
+        """m, the number of columns of the root of Σ that `noise_root` applies."""
 
     @property
     def is_quadratic(self) -> bool:
@@ -113,7 +119,7 @@ class Problem(eqx.Module):
 
     def amplified(self, factor: float) -> "Problem":
         """The same problem with `factor` times the noise variance, from two independent batches."""
-        return self if factor == 1 else Amplified(self, float(factor))
+        return self if factor == 1 else Amplified(self, factor)
 
     def gaussian(self) -> "Problem":
         """The same problem with Gaussian gradient noise of the same covariance."""
@@ -123,7 +129,10 @@ class Problem(eqx.Module):
 class _Derived(Problem):
     """A problem with the objective and the properties of another."""
 
-    original: eqx.AbstractVar[Problem]
+    original: Problem
+
+    def __init__(self, original: Problem):
+        self.original = original
 
     @property
     def dim(self):
@@ -194,7 +203,8 @@ class GaussianNoise(_Derived):
     alone (Li, Malladi, Arora 2021).
     """
 
-    original: Problem
+    def __init__(self, original: Problem):
+        super().__init__(original)
 
     @property
     def sampling(self):
@@ -215,11 +225,12 @@ class Amplified(_Derived):
     r₁ + r₂ = 1 and r₁² + r₂² = a (Li, Malladi, Arora 2021, eq. 5: their l is our a).
     """
 
-    original: Problem
     factor: float
 
-    def __check_init__(self):
-        require(self.factor >= 1, f"noise amplification must be at least 1: got {self.factor}")
+    def __init__(self, original: Problem, factor: float):
+        require_number("noise amplification", factor, minimum=1)
+        super().__init__(original)
+        self.factor = float(factor)
 
     @property
     def weights(self):

@@ -76,7 +76,7 @@ def trajectories(result: Verdict, clock: str) -> Figure:
             axes.fill_between(data.time, mean - 2 * deviation, mean + 2 * deviation, color=colour, alpha=0.16, linewidth=0)
             axes.plot(data.time, mean, style, color=colour, linewidth=1.5, label=f"{text}: mean, ± 2 s.d. of a path")
         axes.plot(result.gaussian.time, _of(result.gaussian, "mean", name), linestyle="none", marker="o", markersize=3.6,
-                  markerfacecolor="none", markeredgecolor=GAUSSIAN, markeredgewidth=0.9, markevery=_every(result.gaussian),
+                  markerfacecolor="none", markeredgecolor=GAUSSIAN, markeredgewidth=0.9, markevery=_every(result.gaussian, 12),
                   label="optimiser with Gaussian noise: mean")
         axes.set_ylabel(label(name))
 
@@ -95,10 +95,12 @@ def weak_errors(result: Verdict, clock: str) -> Figure:
         standard, own = (unit * part for part in _spread(total, name))
         axes.fill_between(time, value - z * standard - own, value + z * standard + own, color=OPTIMIZER, alpha=0.16,
                           linewidth=0, label=f"simultaneous {result.confidence:.0%} band")
-        axes.errorbar(time, value, yerr=standard, color=OPTIMIZER, linewidth=1.2, marker="o", markersize=3.4, capsize=2,
-                      elinewidth=0.9, label="optimiser − SDE, ± 1 s.e.")
+        every = _every(total, 24)
+        axes.errorbar(time, value, yerr=standard, errorevery=every, markevery=every, color=OPTIMIZER, linewidth=1.2,
+                      marker="o", markersize=3.4, capsize=2, elinewidth=0.9, label="optimiser − SDE, ± 1 s.e.")
         axes.plot(finite_step.time, unit * _of(finite_step, "weak_error", name), color=GAUSSIAN, linewidth=1, marker="o",
-                  markersize=3.4, markerfacecolor="white", linestyle=":", label="the same with Gaussian noise")
+                  markersize=3.4, markevery=every, markerfacecolor="white", linestyle=":",
+                  label="the same with Gaussian noise")
         axes.axhline(0, color=INK, linewidth=0.7)
         for sign in (-1, 1):
             axes.axhline(sign * 100 * result.tolerance, color=LIMIT, linewidth=0.9, linestyle=(0, (5, 3)),
@@ -114,22 +116,22 @@ def noise_scales(found: dict[str, Any]) -> Figure:
     rows = [(f"$B_{{\\rm simple}}$ at the {place}", scale["simple"], scale["simple_interval"])
             for place, scale in found["noise_scale"].items() if isinstance(scale, dict) and scale["simple"] is not None]
     if room["equilibrium"] and room["equilibrium"]["simple_noise_scale"] is not None:
-        rows.append(("$B_{\\rm simple}$ at equilibrium", room["equilibrium"]["simple_noise_scale"], None))
+        rows.append(("$B_{\\rm simple}$ at equilibrium", room["equilibrium"]["simple_noise_scale"],
+                     room["equilibrium"]["simple_noise_scale_interval"]))
     others = [scaled["new"]["batch_size"] for scaled in found["scaled_recipes"] if "new" in scaled]
     bounds = [room["sharp"] * batch] if room["sharp"] else []
     seen = [batch, *others, *bounds] + [value for _, value, _ in rows]
-    seen += [end for _, _, interval in rows if interval for end in interval if end]
-    low, high = min(seen) / 2.2, max(seen) * 2.2
+    seen += [end for _, _, interval in rows for end in interval if end]
+    low, high = max(min(seen) / 2.2, 0.6), max(seen) * 2.2
     with matplotlib.rc_context(_STYLE):
         figure = Figure(figsize=(7.0, 1.35 + 0.36 * (len(rows) + 1)), layout="constrained")
         FigureCanvasAgg(figure)
         axes = figure.subplots()
         for position, (_, value, interval) in enumerate(rows, start=1):
-            if interval:
-                end = interval[1] if interval[1] is not None else high
-                axes.plot([max(interval[0], low), end], [position, position], color=GAUSSIAN, linewidth=2, solid_capstyle="butt")
-                if interval[1] is None:  # no upper end
-                    axes.plot(high / 1.06, position, marker=">", color=GAUSSIAN, markersize=6)
+            end = interval[1] if interval[1] is not None else high
+            axes.plot([max(interval[0], low), end], [position, position], color=GAUSSIAN, linewidth=2, solid_capstyle="butt")
+            if interval[1] is None:  # no upper end
+                axes.plot(high / 1.06, position, marker=">", color=GAUSSIAN, markersize=6)
             axes.plot(value, position, "o", color=GAUSSIAN, markersize=6, markeredgecolor="white")
         axes.plot(batch, 0, "s", color=OPTIMIZER, markersize=7, label="this recipe")
         if others:
@@ -221,5 +223,6 @@ def _spread(error: xr.Dataset, observable: str) -> tuple[np.ndarray, np.ndarray]
             np.abs(_of(error, "discretisation_error", observable)))
 
 
-def _every(data: xr.Dataset) -> int:
-    return max(1, data.sizes["time"] // 12)
+def _every(data: xr.Dataset, markers: int) -> int:
+    """Which points to mark, so that there are no more than so many markers."""
+    return -(-data.sizes["time"] // markers)

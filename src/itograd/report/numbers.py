@@ -18,7 +18,12 @@ def number(value: float | None, digits: int = 3) -> str:
         return NOTHING
     if isinstance(value, int) or (10**digits <= abs(value) < 1e6 and math.isfinite(value)):
         return f"{value:.0f}"
-    return f"{value:.{digits}g}".replace("-", "−").replace("e+0", "e").replace("e−0", "e−")
+    mantissa, _, power = f"{value:.{digits}g}".partition("e")
+    return mantissa.replace("-", "−") + (_power_of_ten(int(power)) if power else "")
+
+
+def _power_of_ten(power: int) -> str:
+    return "×10" + str(power).translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"))
 
 
 def percent(share: float | None, digits: int = 3) -> str:
@@ -34,18 +39,19 @@ def with_error(value: float | None, error: float | None, digits: int = 2) -> str
     """A value and its standard error, both to `digits` digits of the error (one more where a single one is a 1).
 
     >>> with_error(484.5612, 0.213), with_error(6.51, 0.0), with_error(1.087e-4, 7.6e-6)
-    ('484.56 ± 0.21', '6.51', '(1.087 ± 0.076)e−4')
+    ('484.56 ± 0.21', '6.51', '(1.087 ± 0.076)×10⁻⁴')
     """
     if value is None or error is None or not error > 0:
         return number(value, 6)
     lead = math.floor(math.log10(error))
     decimals = (2 if digits == 1 and error < 2 * 10.0**lead else digits) - 1 - lead
     power = math.floor(math.log10(max(abs(value), error)))
-    if -4 < power < 6:
+    if (-4 < power or -6 < lead) and power < 6:
         shown = max(decimals, 0)
         return f"{round(value, decimals):.{shown}f} ± {round(error, decimals):.{shown}f}".replace("-", "−")
     shown = max(decimals + power, 0)
-    return f"({value / 10.0**power:.{shown}f} ± {error / 10.0**power:.{shown}f})e{power}".replace("-", "−")
+    scaled = f"({value / 10.0**power:.{shown}f} ± {error / 10.0**power:.{shown}f})".replace("-", "−")
+    return scaled + _power_of_ten(power)
 
 
 def interval(ends: Any, as_percent: bool = False) -> str:

@@ -8,9 +8,10 @@ from importlib.resources import files
 from typing import Any
 
 from jinja2 import Environment, StrictUndefined
+from markupsafe import Markup, escape
 
 from itograd.report.numbers import interval, number, of_unit, percent, with_error
-from itograd.report.words import NECESSARY, conclusion, problem_name, setting, simple_scale_sentence
+from itograd.report.words import NECESSARY, conclusion, problem_name, reasons, setting, simple_scale_sentence
 
 
 def page(found: Mapping[str, Any], images: Mapping[str, bytes], *, recipe: str, panels: list[str],
@@ -25,7 +26,7 @@ def page(found: Mapping[str, Any], images: Mapping[str, bytes], *, recipe: str, 
         errors_are_small: whether the standard errors of the means are too small to be seen in the trajectories.
     """
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters.update(number=number, percent=percent, interval=interval, of_unit=of_unit)
+    environment.filters.update(number=number, percent=percent, interval=interval, of_unit=of_unit, symbols=_symbols)
     environment.globals.update(with_error=with_error)
     template = environment.from_string((files("itograd") / "report" / "page.html.j2").read_text(encoding="utf-8"))
     captions = {"trajectories": _trajectories(found, panels, errors_are_small), "weak_error": _weak_error(found),
@@ -33,8 +34,13 @@ def page(found: Mapping[str, Any], images: Mapping[str, bytes], *, recipe: str, 
     return template.render(
         found=found, run=found["run"], room=found["batch_size_room"], recipe=recipe.strip(), captions=captions,
         images={name: f"data:image/svg+xml;base64,{base64.b64encode(image).decode()}" for name, image in images.items()},
-        conclusion=conclusion(found), setting=setting(found), problem=problem_name(found), necessary=NECESSARY,
+        conclusion=conclusion(found), reasons=reasons(found), setting=setting(found), problem=problem_name(found), necessary=NECESSARY,
         scale_sentence=simple_scale_sentence(found))
+
+
+def _symbols(text: str) -> Markup:
+    """The text, escaped, with B_simple as a symbol."""
+    return Markup(str(escape(text)).replace("B_simple", "<i>B</i><sub>simple</sub>"))
 
 
 def _trajectories(found: Mapping[str, Any], panels: list[str], errors_are_small: bool) -> str:
@@ -66,4 +72,4 @@ def _noise_scale(found: Mapping[str, Any]) -> str:
     bound = (f"Shaded: batch sizes within the necessary bound, up to {number(room['sharp'] * found['run']['batch_size'])}."
              if room["sharp"] else "There is no bound to draw; the reasons stand in the text.")
     return (f"Batch sizes and the simple noise scale B_simple = B tr Σ/|∇L|², with {percent(found['confidence'])} intervals "
-            f"(an arrow: no upper end). {bound}")
+            f"(an arrow: no upper end; at equilibrium: two standard errors). {bound}")

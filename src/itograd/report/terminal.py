@@ -11,11 +11,10 @@ from rich.table import Table
 from rich.text import Text
 
 from itograd.report.numbers import interval, number, of_unit, percent, with_error
-from itograd.report.words import NECESSARY, conclusion, scaled_notes, setting, simple_scale_sentence
+from itograd.report.words import NECESSARY, conclusion, reasons, scaled_notes, setting, simple_scale_sentence
 
 COLOURS = {"trust": "bold green", "do not trust": "bold red", "cannot tell": "bold yellow"}
 OUTCOMES = {"holds": "green", "fails": "red", "open": "yellow"}
-MAX_REASONS = 5
 
 
 def print_check(found: dict[str, Any], console: Console) -> None:
@@ -24,11 +23,8 @@ def print_check(found: dict[str, Any], console: Console) -> None:
     for line in setting(found):
         _line(console, line)
     _verdict(found, console)
-    reasons = found["reasons"]
-    for reason in reasons[:MAX_REASONS]:
+    for reason in reasons(found):
         _line(console, reason, bullet=True)
-    if len(reasons) > MAX_REASONS:
-        _line(console, f"and {len(reasons) - MAX_REASONS} more", bullet=True)
     _assumptions("Assumptions", found["assumptions"], console)
     _final_errors(found, console)
     _noise(found, console)
@@ -117,8 +113,8 @@ def _room(found: dict[str, Any], console: Console) -> None:
     console.print()
     console.print(Text("Room for other batch sizes", style="bold"))
     if room["sharp"] is not None:
-        _line(console, f"κ ≤ {number(room['sharp'])} (weak form: {number(room['weak'])}), to stay "
-                       f"{number(room['closeness'])}-close to this run at equilibrium. {NECESSARY}")
+        _line(console, f"κ ≤ {number(room['sharp'])} ({interval(room['sharp_interval'])}; weak form: {number(room['weak'])}), "
+                       f"to stay {number(room['closeness'])}-close to this run at equilibrium. {NECESSARY}")
     else:
         _line(console, "There is no bound on the batch factor:")
         for reason in room["reasons"]:

@@ -6,6 +6,7 @@ from typing import Any
 
 from itograd.report.numbers import number, percent
 
+MAX_REASONS = 6
 NECESSARY = "The bound is necessary: passing it proves nothing."
 
 
@@ -17,6 +18,15 @@ def conclusion(found: dict[str, Any]) -> str:
         "do not trust": f"The SDE does not describe this run to {share} of the range of its means.",
         "cannot tell": f"The error bars are too wide to say whether the SDE agrees within {share}: run more paths.",
     }[found["verdict"]]
+
+
+def reasons(found: dict[str, Any]) -> list[str]:
+    """The reasons of the verdict, shortened where they are many; what is remarked beside them stands last."""
+    given = found["reasons"]
+    if len(given) <= MAX_REASONS:
+        return given
+    left_out = len(given) - MAX_REASONS
+    return [*given[:MAX_REASONS - 1], f"and {left_out} more of the kind, in the table of assumptions", given[-1]]
 
 
 def setting(found: dict[str, Any]) -> list[str]:

@@ -14,9 +14,12 @@ State = Any
 class Chain(eqx.Module):
     """What the engine runs. A chain says nothing of paths: the engine maps it over them."""
 
-    # Continuous time that one step stands for, and the problem that names the default observables.
-    time_per_step: eqx.AbstractVar[float]
-    problem: eqx.AbstractVar[Any]
+    problem: eqx.AbstractVar[Any]  # names the default observables
+
+    @property
+    @abstractmethod
+    def time_per_step(self) -> float:
+        """Continuous time that one step stands for."""
 
     @abstractmethod
     def start(self, x0: Float[Array, " d"]) -> State:

@@ -270,7 +270,8 @@ class _Progress:
     """A progress bar of paths on standard error, where that is a terminal."""
 
     def __init__(self, total: int, wanted: bool | None):
-        self._total, self._bar = total, None
+        self._total = total
+        self._bar: Any = None
         self._wanted = sys.stderr.isatty() if wanted is None else wanted
 
     def __enter__(self):

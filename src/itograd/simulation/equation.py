@@ -19,11 +19,17 @@ State = Any
 class ModifiedEquation(eqx.Module):
     """An Itô SDE on a pytree Y of vectors. The noise is standard and of dimension `noise_dim`."""
 
-    # The problem whose gradient noise drives the equation, the continuous time of one step of the optimiser that it
-    # models, and the weak order at which it does so.
-    problem: eqx.AbstractVar[Any]
-    time_per_step: eqx.AbstractVar[float]
-    weak_order: eqx.AbstractVar[int]
+    problem: eqx.AbstractVar[Any]  # whose gradient noise drives the equation
+
+    @property
+    @abstractmethod
+    def time_per_step(self) -> float:
+        """Continuous time of one step of the optimiser that the equation models."""
+
+    @property
+    @abstractmethod
+    def weak_order(self) -> int:
+        """The order at which the equation approximates its optimiser."""
 
     @abstractmethod
     def start(self, x0: Float[Array, " d"]) -> State:

@@ -149,9 +149,7 @@ class ExactAffine(Scheme):
     """
 
     weak_order: ClassVar[float] = math.inf  # type: ignore[assignment]
-    transition: np.ndarray | None = None
-    shift: np.ndarray | None = None
-    root: np.ndarray | None = None
+    law: tuple[np.ndarray, np.ndarray, np.ndarray] | None = None  # (Φ, φ, L), made by `prepared`
 
     def check(self, equation):
         for holds, reason in ((equation.is_affine, "the drift is not affine"),
@@ -160,14 +158,21 @@ class ExactAffine(Scheme):
             require(holds, f"ExactAffine cannot take this equation: {reason}; use EulerMaruyama or WeakOrder2")
 
     def prepared(self, equation, dt):
-        return ExactAffine(*one_step_law(*linear_parts(equation), dt))
+        return ExactAffine(one_step_law(*linear_parts(equation), dt))
 
     def noise_dim(self, equation):
-        return self.root.shape[1]
+        return self._prepared_law[2].shape[1]
 
     def step(self, equation, t, y, dt, z, draws):
         flat, unravel = ravel_pytree(y)
-        return unravel(self.transition @ flat + self.shift + self.root @ z)
+        transition, shift, root = self._prepared_law
+        return unravel(transition @ flat + shift + root @ z)
+
+    @property
+    def _prepared_law(self):
+        if self.law is None:
+            raise ValueError("ExactAffine takes a step only after `prepared(equation, dt)`")
+        return self.law
 
 
 def default_scheme(equation: ModifiedEquation) -> Scheme:

@@ -1,0 +1,112 @@
+"""The verdict: what it decides, from which evidence, and what it names as the cause."""
+
+import numpy as np
+import pytest
+
+import itograd as ig
+from itograd.analysis.assumption import FAILS, HOLDS, OPEN
+from itograd.analysis.verdict import band, observable_scale
+
+Q = ig.problems.Quadratic(1.0, 1.0)
+
+
+def verdict(rate=0.01, problem=Q, **options):
+    settings = {"x0": [3.0], "steps": round(2 / rate), "save_every": max(1, round(0.2 / rate)), "paths": 2000,
+                "progress": False} | options
+    return ig.verdict(ig.SGD(rate), problem, **settings)
+
+
+def rows(result):
+    return {row.name: row for row in result.assumptions}
+
+
+def test_small_steps_are_trusted():
+    result = verdict()
+    assert result.decision == "trust"
+    assert all(row.outcome == HOLDS for row in result.assumptions if row.decisive)
+
+
+def test_large_steps_are_not_and_the_finite_step_is_named():
+    result = verdict(rate=0.5)
+    assert result.decision == "do not trust"
+    assert rows(result)["weak error of x0"].outcome == FAILS
+    assert any("finite step" in reason for reason in result.reasons)
+    assert not any("shape of the noise" in reason for reason in result.reasons)
+
+
+def test_few_paths_cannot_tell():
+    result = verdict(paths=20, tolerance=0.02)
+    assert result.decision == "cannot tell"
+    assert rows(result)["weak error of x0"].outcome == OPEN
+    assert "more paths" in result.reasons[0]
+
+
+def test_skewed_noise_is_measured_and_named():
+    """In a steep valley the third moment of the noise shifts the mean: the Gaussian noise of the same covariance does not."""
+    skewed = ig.problems.Quadratic(1.0, 25.0, "skewed")
+    cube = {"cube": lambda x: x[0] ** 3}
+    result = verdict(rate=0.2, problem=skewed, x0=[0.0], steps=20, save_every=2, paths=60_000, observables=cube)
+    assert rows(result)["skewness of the noise"].measured == pytest.approx(1.5, abs=0.3)
+    assert any("non-Gaussian shape of the noise" in reason for reason in result.reasons)
+
+
+def test_a_diverged_path_forbids_trust():
+    hot = ig.problems.DoubleWell(noise_std=4.0)
+    result = ig.verdict(ig.SGD(0.25), hot, x0=[1.0], steps=20, paths=500, tolerance=0.5, progress=False)
+    row = rows(result)["diverged paths"]
+    assert result.decision == "do not trust"
+    assert row.outcome == FAILS
+    assert row.measured == result.runs["diverged"].values[-1] / 500
+    assert row.interval[0] < row.measured < row.interval[1]
+
+
+def test_reshuffling_decides_only_where_batches_are_reshuffled():
+    rng = np.random.default_rng(0)
+    data = rng.normal(size=(64, 3)), rng.normal(size=64)
+    outcomes = {}
+    for sampling in ("with_replacement", "reshuffling"):
+        problem = ig.problems.LinearRegression(*data, batch_size=4, sampling=sampling)
+        result = ig.verdict(ig.SGD(0.01), problem, x0=np.full(3, 3.0), steps=200, paths=500, progress=False)
+        outcomes[sampling] = result
+    assert rows(outcomes["with_replacement"])["noise lost if one reshuffled"].outcome == FAILS
+    assert outcomes["with_replacement"].decision == "trust"
+    assert outcomes["reshuffling"].decision == "do not trust"
+
+
+def test_the_band_is_simultaneous_over_times_and_observables():
+    """The band of an exact pair covers all cells at once, in about 95 of 100 repetitions."""
+    exact = ig.moments(ig.SGD(0.1), Q, x0=[1.0], steps=20)
+    missed = 0
+    for seed in range(100):
+        runs = ig.simulate(ig.SGD(0.1), Q, x0=[1.0], steps=20, paths=200, seed=seed, progress=False)
+        error = ig.weak_error(runs, exact)
+        z = np.abs(error["weak_error"].values[1:] / error["standard_error"].values[1:]).max()
+        missed += z > band(error, 0.95)
+    assert missed <= 12  # Bonferroni is conservative; 13 of 100 has a chance of 1e-3 at 5 %
+
+
+def test_the_scale_is_the_range_or_the_spread():
+    result = verdict()
+    mean, variance = (result.flow[name].values for name in ("mean", "variance"))
+    assert observable_scale(result.flow)[0] == pytest.approx(max(np.ptp(mean), np.sqrt(variance.max())))
+
+
+def test_it_prints_a_table_with_the_decision_first():
+    text = str(verdict())
+    assert text.splitlines()[0] == "trust"
+    assert "limit 0.05 of its scale" in text
+
+
+@pytest.mark.parametrize(("change", "message"), [
+    ({"steps": 0}, "steps"), ({"tolerance": 0.0}, "tolerance"), ({"confidence": 1.0}, "confidence"),
+    ({"order": 3}, "order"), ({"paths": 1}, "paths"), ({"x0": [1.0, 2.0]}, "x0"),
+])
+def test_bad_input_is_refused_with_its_name(change, message):
+    with pytest.raises(ValueError, match=message):
+        verdict(**change)
+
+
+def test_an_optimiser_without_an_equation_is_refused():
+    optax = pytest.importorskip("optax")
+    with pytest.raises(ValueError, match="no modified equation"):
+        ig.verdict(ig.from_optax(optax.adam(1e-2)), Q, steps=3)
