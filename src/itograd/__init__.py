@@ -31,6 +31,7 @@ _HOMES = {
     "stationary_covariance": "itograd.analysis.moments",
     "verdict": "itograd.analysis.verdict",
     "weak_error": "itograd.analysis.weak_error",
+    "weak_order": "itograd.analysis.weak_order",
 }
 _MODULES = {"analysis", "problems", "schedules", "simulation"}
 

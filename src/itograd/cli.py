@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 import warnings
 from collections.abc import Mapping
@@ -185,7 +186,11 @@ def _one_line(method: str, options: Mapping[str, Any]) -> Any:
         return optimizer_from_table({"name": method, **table})
     except RecipeError as error:  # the key is the option
         lines = (line.partition(" ") for line in str(error).splitlines())
-        raise Failure("\n".join(f"--{key.replace('_', '-')} {rest}" for key, _, rest in lines)) from error
+        raise Failure("\n".join(f"--{key.replace('_', '-')} {_of_options(rest)}" for key, _, rest in lines)) from error
+
+
+def _of_options(message: str) -> str:
+    return re.sub(r"is no key of \[(\w+)\].*", r"is no option of \1", message)
 
 
 def _number_or_text(text: str) -> float | str:

@@ -322,7 +322,8 @@ RUN = {"x0": [1.0, 1.5], "steps": 30, "save_every": 1, "paths": 4, "keep_paths":
 
 @pytest.mark.parametrize("transformation", [
     optax.adam(0.1), optax.adamw(optax.cosine_decay_schedule(0.1, 20), weight_decay=0.1),
-    optax.sgd(0.1, momentum=0.9), optax.chain(optax.clip_by_global_norm(0.5), optax.rmsprop(0.01))], ids=["adam", "adamw", "momentum", "chain"])
+    optax.sgd(0.1, momentum=0.9), optax.chain(optax.clip_by_global_norm(0.5), optax.rmsprop(0.01))],
+    ids=["adam", "adamw", "momentum", "chain"])
 def test_an_optax_optimiser_is_simulated_as_it_is(transformation):
     runs = ig.simulate(from_optax(transformation, time_per_step=0.1), PROBLEM, **RUN)
     np.testing.assert_allclose(runs.time, 0.1 * np.arange(31), rtol=1e-14)

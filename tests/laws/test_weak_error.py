@@ -69,6 +69,22 @@ def test_the_order_of_a_ladder_with_its_interval():
     assert 180 <= covered <= 200  # 95 % of 200; fewer than 180 has a chance below 1e-3
 
 
+def test_a_ladder_is_run_and_fitted():
+    ladder = [0.5, 0.25, 0.125]
+    orders = ig.weak_order(lambda eta: ig.SGD(eta, 0.1), Q, ladder, time=1.0, x0=X0, paths=20_000)
+    exact = []
+    for eta in ladder:
+        sde = ig.modified_equation(ig.SGD(eta, 0.1), Q)
+        exact.append(ig.weak_error(ig.moments(ig.SGD(eta, 0.1), Q, x0=X0, save_at=[1.0]),
+                                   ig.moments(sde, x0=X0, save_at=[1.0]))["weak_error"].values[-1])
+    assert set(orders) == {"x0", "x1"}
+    for i, fit in enumerate(orders.values()):
+        standard_error = (fit.interval[1] - fit.interval[0]) / 2 / 1.96
+        assert abs(fit.order - ig.fit_weak_order(ladder, [e[i] for e in exact]).order) < 4.5 * standard_error
+    with pytest.raises(ValueError, match="run more paths"):
+        ig.weak_order(ig.SGD, Q, [0.05, 0.025, 0.0125], time=1.0, x0=X0, paths=100)
+
+
 def test_local_orders_run_down_the_ladder():
     h = np.array([0.1, 0.4, 0.2])
     fit = ig.fit_weak_order(h, h**2 + h**3)

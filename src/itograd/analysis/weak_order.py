@@ -1,14 +1,21 @@
-"""The order of a weak error, fitted over a ladder of step sizes."""
+"""The order of a weak error, fitted over a ladder of step sizes.
+
+`fit_weak_order` fits errors that are known already; `weak_order` runs the ladder by Monte Carlo.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from scipy import stats
 
-from itograd.validation import require
+from itograd.analysis.weak_error import weak_error
+from itograd.optimizers.optimizer import Optimizer, modified_equation
+from itograd.problems.problem import Problem
+from itograd.simulation.ensemble import simulate
+from itograd.validation import require, require_number
 
 
 @dataclass(frozen=True)
@@ -71,3 +78,35 @@ def fit_weak_order(step_sizes: Sequence[float], errors: Sequence[float],
     local = np.diff(y[ladder]) / np.diff(x[ladder])
     return WeakOrder(float(order), (float(order - half), float(order + half)), confidence, float(np.exp(intercept)),
                      tuple(local.tolist()))
+
+
+def weak_order(optimizer: Callable[[float], Optimizer], problem: Problem, step_sizes: Sequence[float], *, time: float,
+               order: int = 1, seed: int = 0, confidence: float = 0.95, **options) -> dict[str, WeakOrder]:
+    """Run optimiser and SDE over a ladder of step sizes, and fit the order of the weak error of every observable.
+
+    `optimizer(h)` makes the optimiser whose order in h is wanted, for instance `ig.SGD`; `time` is the continuous time
+    of the comparison, a multiple of every optimiser's clock. `order` is that of the modified equation, and `options` go
+    to `simulate` (x0, paths, observables, dtype). Every run has a seed of its own.
+
+    Raises ValueError where an error is not resolved by the paths (see `fit_weak_order`).
+
+    >>> import itograd as ig
+    >>> problem = ig.problems.Quadratic(1.0, 1.0)
+    >>> orders = weak_order(ig.SGD, problem, [0.5, 0.25, 0.125], time=1.0, x0=[1.0], paths=20_000)
+    >>> orders["x0"].interval[0] < 1 < orders["x0"].interval[1]
+    True
+    """
+    require_number("time", time, minimum=0, exclusive=True)
+    require(len(step_sizes) >= 3, f"an order with an interval needs at least 3 step sizes: got {len(step_sizes)}")
+    ladder = []
+    for number, h in enumerate(step_sizes):
+        rule = optimizer(h)
+        sde = modified_equation(rule, problem, order)
+        runs = simulate(rule, problem, save_at=[time], seed=seed + 2 * number, **options)
+        flow = simulate(sde, save_at=[time], seed=seed + 2 * number + 1, **options)
+        ladder.append(weak_error(runs, flow).isel(time=-1))
+    return {
+        str(name): fit_weak_order(step_sizes, [float(e["weak_error"].sel(observable=name)) for e in ladder],
+                                  [float(e["standard_error"].sel(observable=name)) for e in ladder], confidence)
+        for name in ladder[0].observable.values
+    }

@@ -245,7 +245,9 @@ def _check_function(name, function, wanted, *arguments):
         hash(function)
     except TypeError as error:
         raise TypeError(f"{name} must be hashable: got {function!r}; put its arrays into data") from error
-    result = jax.tree.leaves(jax.eval_shape(function, *arguments))
+    # Through a function of our own: jax remembers a trace by its function, and would later meet the arrays that a
+    # user's function closes over in the precision of this one.
+    result = jax.tree.leaves(jax.eval_shape(lambda *given: function(*given), *arguments))
     got = f"shape {result[0].shape}" if len(result) == 1 else f"{len(result)} arrays"
     require(len(result) == 1 and result[0].shape == (), f"{name} must return a {wanted}: got {got}")
     require(jnp.issubdtype(result[0].dtype, jnp.floating),

@@ -56,23 +56,27 @@ def _line(console: Console, line: str, bullet: bool = False) -> None:
     console.print(grid)
 
 
-def _table(title: str, *columns: str) -> Table:
-    table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, show_edge=False,
-                  pad_edge=False, header_style="", padding=(0, 1))
+def _heading(console: Console, title: str) -> None:
+    console.print()
+    console.print(Text(title, style="bold"))
+
+
+def _table(*columns: str) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, header_style="", padding=(0, 1))
     for i, column in enumerate(columns):
         table.add_column(column, justify="right" if i else "left", no_wrap=i > 0, min_width=0 if i else 12, overflow="fold")
     return table
 
 
 def _assumptions(title: str, rows: list[dict[str, Any]], console: Console) -> None:
-    table = _table(title, "assumption", "measured", "interval", "limit", "outcome")
+    _heading(console, title)
+    table = _table("assumption", "measured", "interval", "limit", "outcome")
     for row in rows:
         shown = of_unit(row)
         outcome = Text(row["outcome"] if row["decisive"] else f"({row['outcome']})",
                        style=OUTCOMES[row["outcome"]] if row["decisive"] else "dim")
         name = Text(row["name"]).append(f"\n  {row['unit']}", style="dim")
         table.add_row(name, shown["measured"], shown["interval"], shown["limit"], outcome)
-    console.print()
     console.print(table)
     if any(not row["decisive"] for row in rows):
         _line(console, "An outcome in parentheses explains, and does not decide.")
@@ -80,18 +84,18 @@ def _assumptions(title: str, rows: list[dict[str, Any]], console: Console) -> No
 
 def _final_errors(found: dict[str, Any], console: Console) -> None:
     rows, digits = found["final_weak_errors"], 2 if console.width > 90 else 1
-    table = _table(f"Means at the end of the run, time {number(rows[0]['time'], 6)} (± standard error)",
-                   "observable", "optimiser", "SDE", "difference", "of scale")
+    _heading(console, f"Means at the end of the run, time {number(rows[0]['time'], 6)} (± standard error)")
+    table = _table("observable", "optimiser", "SDE", "difference", "of scale")
     for row in rows:
         table.add_row(row["observable"], with_error(row["optimizer_mean"], row["optimizer_standard_error"], digits),
                       with_error(row["sde_mean"], row["sde_standard_error"], digits),
                       with_error(row["weak_error"], row["standard_error"], digits), percent(row["share_of_scale"], 2))
-    console.print()
     console.print(table)
 
 
 def _noise(found: dict[str, Any], console: Console) -> None:
-    table = _table("Gradient noise scale (± standard error)", "", "|∇L|²", "tr Σ", "B_simple", "interval")
+    _heading(console, "Gradient noise scale (± standard error)")
+    table = _table("", "|∇L|²", "tr Σ", "B_simple", "interval")
     notes = []
     for place, scale in found["noise_scale"].items():
         if isinstance(scale, str):
@@ -100,7 +104,10 @@ def _noise(found: dict[str, Any], console: Console) -> None:
         table.add_row(place, with_error(scale["squared_gradient"], scale["squared_gradient_standard_error"]),
                       with_error(scale["noise_trace"], scale["noise_trace_standard_error"]), number(scale["simple"]),
                       interval(scale["simple_interval"]))
-    console.print()
+    settled = found["batch_size_room"]["equilibrium"]
+    if settled is not None:
+        table.add_row("equilibrium", with_error(*settled["squared_gradient"]), with_error(*settled["noise_trace"]),
+                      number(settled["simple_noise_scale"]), interval(settled["simple_noise_scale_interval"]))
     if table.row_count:
         console.print(table)
         _line(console, simple_scale_sentence(found))
@@ -110,8 +117,7 @@ def _noise(found: dict[str, Any], console: Console) -> None:
 
 def _room(found: dict[str, Any], console: Console) -> None:
     room = found["batch_size_room"]
-    console.print()
-    console.print(Text("Room for other batch sizes", style="bold"))
+    _heading(console, "Room for other batch sizes")
     if room["sharp"] is not None:
         _line(console, f"κ ≤ {number(room['sharp'])} ({interval(room['sharp_interval'])}; weak form: {number(room['weak'])}), "
                        f"to stay {number(room['closeness'])}-close to this run at equilibrium. {NECESSARY}")
@@ -123,7 +129,7 @@ def _room(found: dict[str, Any], console: Console) -> None:
         _assumptions("Guards of the bound", room["equilibrium"]["guards"], console)
     scaled = [row for row in found["scaled_recipes"] if "new" in row]
     if scaled:
-        console.print()
+        _heading(console, "The recipe at other batch sizes")
         console.print(_side_by_side(scaled))
         for row in scaled:
             _line(console, f"B = {row['new']['batch_size']}: {row['rounding']}; {row['bound']}", bullet=True)
@@ -134,7 +140,7 @@ def _room(found: dict[str, Any], console: Console) -> None:
 
 def _side_by_side(rows: list[dict[str, Any]]) -> Table:
     columns = [rows[0]["old"], *(row["new"] for row in rows)]
-    table = _table("The recipe at other batch sizes", "", "now", *(f"κ = {number(row['batch_factor'])}" for row in rows))
+    table = _table("", "old", *(f"new, κ = {number(row['batch_factor'])}" for row in rows))
     for key in columns[0]:
         if any(column[key] for column in columns):  # neither a decay of 0 nor steps that were not given
             table.add_row(key.replace("_", " "), *(number(column[key], 6) for column in columns))

@@ -1,0 +1,1 @@
+"""Speed as a ratio, measured in one process in turn against named rivals: `make bench`."""
