@@ -134,7 +134,9 @@ def bound_sentence(batch_factor: float, sharp: float | None, closeness: float) -
     >>> bound_sentence(4.0, 3.5, closeness=2**0.5)
     'beyond the bound κ ≤ 3.5: some of |x|², |∇L|², tr Σ must change by more than a factor 1.41'
     """
-    if batch_factor <= 1:
+    if batch_factor == 1:
+        return "the recipe as it is"
+    if batch_factor < 1:
         return "a smaller batch is nearer to the SDE: the bound speaks of larger ones"
     if sharp is None:
         return "no bound"

@@ -87,6 +87,10 @@ def modified_equation(optimizer: Optimizer, problem: Problem, order: int = 1) ->
 
     Raises ValueError, with the reason, where no equation of this order exists or the optimiser is none of
     ours.
+
+    >>> import itograd as ig
+    >>> modified_equation(ig.SGD(0.1), ig.problems.Quadratic(1.0, 1.0), order=2).weak_order
+    2
     """
     return optimizer.modified_equation(problem, order)
 
@@ -95,6 +99,10 @@ def scale(optimizer: Optimizer, batch_factor: float) -> "Optimizer":
     """The recipe of `optimizer` for a batch `batch_factor` times larger (smaller, where it is below 1).
 
     The clock moves with it: steps for the same continuous time become
-    steps · old.time_per_step / new.time_per_step.
+    steps · old.time_per_step / new.time_per_step. Raises ValueError where the optimiser has no scaling rule.
+
+    >>> import itograd as ig
+    >>> scale(ig.Momentum(0.1, momentum=0.9), 4).learning_rate
+    0.4
     """
     return optimizer.scaled(batch_factor)

@@ -42,7 +42,7 @@ def with_error(value: float | None, error: float | None, digits: int = 2) -> str
     ('484.56 ± 0.21', '6.51', '(1.087 ± 0.076)×10⁻⁴')
     """
     if value is None or error is None or not error > 0:
-        return number(value, 6)
+        return number(value, 4)
     lead = math.floor(math.log10(error))
     decimals = (2 if digits == 1 and error < 2 * 10.0**lead else digits) - 1 - lead
     power = math.floor(math.log10(max(abs(value), error)))
@@ -61,8 +61,10 @@ def interval(ends: Any, as_percent: bool = False) -> str:
     ('2.79 … 3.14%', 'from 360')
     """
     low, high = ends
+    if low is None:
+        return NOTHING
     if high is None:
-        return f"from {number(low)}"
+        return f"from {percent(low) if as_percent else number(low)}"
     if as_percent:
         return f"{number(100 * low)} … {number(100 * high)}%"
     return f"{number(low)} … {number(high)}"

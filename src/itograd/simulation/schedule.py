@@ -51,8 +51,8 @@ class Piecewise(Schedule):
 
     A step whose time is a boundary has the new factor.
 
-    >>> float(Piecewise(0.1, boundaries=(10.0,), factors=(1.0, 0.5))(12.0))
-    0.05
+    >>> float(Piecewise(0.1, boundaries=(10.0,), factors=(1.0, 0.5)).shape(12.0))
+    0.5
     """
 
     base: float
@@ -75,7 +75,11 @@ class Piecewise(Schedule):
 
 
 class Cosine(Schedule):
-    """base · (final + (1−final)·(1+cos(π t/duration))/2), constant after `duration`."""
+    """base · (final + (1−final)·(1+cos(π t/duration))/2), constant after `duration`.
+
+    >>> float(Cosine(0.1, duration=10.0).shape(10.0))
+    0.0
+    """
 
     base: float
     duration: float
@@ -91,7 +95,11 @@ class Cosine(Schedule):
 
 
 class Warmup(Schedule):
-    """base · min(1, initial + (1−initial)·t/duration): linear from base·initial to base."""
+    """base · min(1, initial + (1−initial)·t/duration): linear from base·initial to base.
+
+    >>> float(Warmup(0.1, duration=10.0).shape(5.0))
+    0.5
+    """
 
     base: float
     duration: float
@@ -106,7 +114,11 @@ class Warmup(Schedule):
 
 
 class Exponential(Schedule):
-    """base · exp(−rate·t)."""
+    """base · exp(−rate·t).
+
+    >>> float(Exponential(0.1, rate=1.0).shape(0.0))
+    1.0
+    """
 
     base: float
     rate: float
@@ -119,7 +131,11 @@ class Exponential(Schedule):
 
 
 class Function(Schedule):
-    """base · function(t) for any JAX-traceable function of one scalar."""
+    """base · function(t) for any JAX-traceable function of one scalar that returns a scalar.
+
+    >>> float(Function(0.1, lambda t: 1 / (1 + t)).shape(1.0))
+    0.5
+    """
 
     base: float
     function: Callable = eqx.field(static=True)
