@@ -97,8 +97,7 @@ def check(recipe: Path | None, as_json: bool, output: Path | None, paths: int | 
 
         print_check(result.to_dict(), _console())
     if target:
-        click.echo(f"{'' if as_json else chr(10)}Data, figures and the report are in {target}{os.sep}: open "
-                   f"{target / 'report.html'}", err=as_json)
+        click.echo(f"{'' if as_json else chr(10)}Written to {target}{os.sep}: open {target / 'report.html'}", err=as_json)
 
 
 @main.command()

@@ -162,6 +162,8 @@ def _unknown_key(name: str, location: tuple) -> str:
 def _wrong_kind(name: str, location: tuple, given: Any, context: Mapping[str, Any]) -> str:
     key = "name" if location == ("optimizer",) else "kind"
     choices = [tag.strip("<>' ") for tag in context.get("expected_tags", "").split(",")]
+    if "number" in choices and not isinstance(given, dict):
+        return f"{name} must be a number or a schedule: got {_shown(given)}"
     choices = [choice for choice in choices if choice not in ("number", "text")]
     if not isinstance(given, dict):
         return f"{name} must be a table with the key {key}: got {_shown(given)}"

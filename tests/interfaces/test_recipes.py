@@ -118,7 +118,7 @@ BAD = {
                       "optimizer.learning_rate must be greater than 0: got -1"),
     "negative rate of a schedule": (
         changed("learning_rate", 'learning_rate = {base = -1.0, kind = "cosine", duration = 1.0}'),
-        "optimizer.learning_rate must be a finite number in (0, inf): got -1.0"),
+        "optimizer.learning_rate must be a finite number in (0, inf): got -1"),
     "rate that is not finite": (changed("learning_rate", "learning_rate = nan"),
                                 "optimizer.learning_rate must be finite: got nan"),
     "unknown schedule": (changed("learning_rate", 'learning_rate = {base = 1.0, kind = "cosin"}'),
@@ -144,7 +144,8 @@ BAD = {
     "tolerance": (run_with("tolerance = 1.0"), "run.tolerance must be less than 1: got 1"),
     "dtype": (run_with('dtype = "float16"'), "run.dtype must be one of 'float32' or 'float64': got 'float16'"),
     "order": (run_with("order = 3"), "run.order must be one of 1 or 2: got 3"),
-    "order that does not exist": (changed("name", 'name = "momentum"') + "order = 2\n", "run.order=2: no modified equation"),
+    "order that does not exist": (changed("name", 'name = "momentum"').replace("time = 2", "steps = 2\norder = 2"),
+                                  "run.order=2: no modified equation"),
     "x0 of another dimension": (run_with("x0 = [1.0]"), "run.x0 must hold 2 numbers"),
     "x0 that is not finite": (run_with("x0 = [1.0, nan]"), "run.x0 must be finite: NaN or infinite are 1 of its 2 numbers"),
     "NaN in data": (changed("hessian", "hessian = [[1.0, nan], [nan, 1.0]]"), "problem.hessian must be finite"),

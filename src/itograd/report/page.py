@@ -10,7 +10,7 @@ from typing import Any
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup, escape
 
-from itograd.report.numbers import interval, number, of_unit, percent, with_error
+from itograd.report.numerals import interval, number, of_unit, percent, with_error
 from itograd.report.words import NECESSARY, conclusion, problem_name, reasons, setting, simple_scale_sentence
 
 

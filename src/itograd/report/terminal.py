@@ -10,7 +10,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from itograd.report.numbers import interval, number, of_unit, percent, with_error
+from itograd.report.numerals import interval, number, of_unit, percent, with_error
 from itograd.report.words import NECESSARY, conclusion, reasons, scaled_notes, setting, simple_scale_sentence
 
 COLOURS = {"trust": "bold green", "do not trust": "bold red", "cannot tell": "bold yellow"}

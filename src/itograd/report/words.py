@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from itograd.report.numbers import number, percent
+from itograd.report.numerals import number, percent
 
 MAX_REASONS = 6
 NECESSARY = "The bound is necessary: passing it proves nothing."

@@ -157,7 +157,7 @@ def save_grid(time_per_step: float, steps, save_every=None, save_at=None) -> np.
     """The step numbers at which an optimiser is saved, from the arguments of `simulate`."""
     if save_at is not None:
         require(steps is None and save_every is None, "give either steps (and save_every) or save_at, not both")
-        return _on_grid(_times(save_at), time_per_step, "the optimiser's clock")
+        return _on_grid(save_times(save_at), time_per_step, "the optimiser's clock")
     require(steps is not None, "an optimiser needs `steps` (or the times `save_at`)")
     require_count("steps", steps)
     every = max(1, math.ceil(steps / 100)) if save_every is None else save_every
@@ -166,7 +166,8 @@ def save_grid(time_per_step: float, steps, save_every=None, save_at=None) -> np.
     return np.unique(np.append(np.arange(0, steps + 1, every), steps))
 
 
-def _times(save_at) -> np.ndarray:
+def save_times(save_at) -> np.ndarray:
+    """The times of `save_at`, checked."""
     times = np.asarray(save_at, float)
     require(times.ndim == 1 and times.size > 0, f"save_at must be a list of times: got shape {times.shape}")
     require(np.isfinite(times).all() and times[0] >= 0 and (np.diff(times) > 0).all(),
@@ -186,7 +187,7 @@ def _on_grid(times: np.ndarray, step: float, owner: str) -> np.ndarray:
 
 def _discretise(equation, scheme, dt, save_at, x0, observables, tolerance, *, paths, seed, dtype, threads):
     require(save_at is not None, "a modified equation needs the times `save_at`")
-    times = _times(save_at)
+    times = save_times(save_at)
     scheme = default_scheme(equation) if scheme is None else scheme
     scheme.check(equation)
     if dt is None:

@@ -1,0 +1,300 @@
+"""The commands: what they print, what they write, and how they end."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+import itograd as ig
+from itograd.cli import main
+from itograd.report.numerals import with_error
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture()
+def call(tmp_path, monkeypatch):
+    """Call the command line in an empty folder."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments, **environment):
+        return CliRunner(env={"COLUMNS": "80", **environment}).invoke(main, [str(argument) for argument in arguments])
+
+    return run
+
+
+@pytest.fixture()
+def quick(monkeypatch, quadratic_check):
+    """`itograd check` with the ensembles already run: the commands are under test, not the engine."""
+    monkeypatch.setattr("itograd.check.check", lambda recipe, progress=None: quadratic_check)
+
+
+def process(*arguments, cwd, **options):
+    return subprocess.Popen([sys.executable, "-c", "from itograd.cli import main; main()", *map(str, arguments)], cwd=cwd,
+                            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options)
+
+
+# ---------------------------------------------------------------------------------------------------------- check
+
+
+def test_check_prints_the_verdict_first_and_last_and_writes_the_folder(call, quick, quadratic_recipe, quadratic_check,
+                                                                      tmp_path):
+    result = call("check", quadratic_recipe)
+    assert result.exit_code == 0, result.output
+    assert max(map(len, result.output.splitlines())) <= 80
+    verdicts = [line for line in result.output.splitlines() if line.startswith("Verdict: ")]
+    assert len(verdicts) == 2
+    assert all(line.startswith(f"Verdict: {quadratic_check.verdict.decision}.") for line in verdicts)
+    for row in quadratic_check.verdict.assumptions:
+        assert row.name in " ".join(result.output.split())
+    assert "itograd-check/report.html" in result.output.replace("\n", "")
+    assert sorted(os.listdir(tmp_path)) == ["itograd-check"]
+
+
+def test_json_alone_is_on_standard_output_and_finite(call, quick, quadratic_recipe, tmp_path):
+    result = call("check", quadratic_recipe, "--json")
+    found = json.loads(result.stdout, parse_constant=lambda token: pytest.fail(f"{token} in the JSON"))
+    assert found["format"] == "itograd check 1"
+    assert os.listdir(tmp_path) == []
+    both = call("check", quadratic_recipe, "--json", "--output", "results")
+    assert json.loads(both.stdout) == found
+    assert "results/report.html" in both.stderr
+    assert json.loads((tmp_path / "results" / "check.json").read_text()) == found
+
+
+def test_the_json_holds_the_numbers_of_the_ensembles(quadratic_check, quadratic_folder):
+    found = json.loads((quadratic_folder / "check.json").read_text())
+    runs, flow = ig.load(quadratic_folder / "runs.nc"), ig.load(quadratic_folder / "flow.nc")
+    error = ig.weak_error(runs, flow)
+    for i, row in enumerate(found["final_weak_errors"]):
+        assert row["weak_error"] == pytest.approx(error["weak_error"].values[-1, i], rel=1e-12)
+        assert row["standard_error"] == pytest.approx(error["standard_error"].values[-1, i], rel=1e-12)
+    assert found["verdict"] == quadratic_check.verdict.decision
+    assert found["run"]["steps"] == 16
+    assert found["run"]["time"] == 2.0
+    assert [row["new"]["learning_rate"] for row in found["scaled_recipes"]] == [0.03125, 0.75]
+    assert found["scaled_recipes"][1]["rounding"].startswith("2.67 steps were rounded to 3: the run ends at time 2.25")
+
+
+def test_a_bound_is_given_only_where_its_guards_hold(quadratic_check):
+    room = quadratic_check.to_dict()["batch_size_room"]  # a quadratic is not scale-invariant
+    assert room["sharp"] is None
+    assert room["reasons"]
+    outcomes = {guard["name"]: guard["outcome"] for guard in room["equilibrium"]["guards"]}
+    assert outcomes["scale invariance, |⟨∇L, x⟩|"] == "fails"
+
+
+@pytest.mark.parametrize(("optimizer", "reason"), [
+    ('name = "momentum"\nlearning_rate = 0.125\nweight_decay = 0.5', "that of SGD: the recipe has Momentum"),
+    ('name = "sgd"\nlearning_rate = {base = 0.125, kind = "warmup", duration = 1.0}\nweight_decay = 0.5', "a schedule"),
+    ('name = "sgd"\nlearning_rate = 0.125', "without weight decay"),
+    ('name = "sgd"\nlearning_rate = 0.001\nweight_decay = 0.001', "takes about 6000000 steps"),
+])
+def test_the_reason_why_there_is_no_bound(quadratic_recipe, tmp_path, optimizer, reason):
+    from itograd.check import batch_size_room
+    from itograd.recipes import load_recipe
+
+    text = re.sub(r"(?s)\[optimizer\].*?\n\n", f"[optimizer]\n{optimizer}\n\n", quadratic_recipe.read_text())
+    file = tmp_path / "recipe.toml"
+    file.write_text(text.replace("equilibrium_steps = 96\n", ""))
+    room = batch_size_room(load_recipe(file))
+    assert (room.equilibrium, room.bounds.sharp) == (None, None)
+    assert reason in room.bounds.reasons[0]
+
+
+MISTAKES = {
+    "no file": (["nothing.toml"], "the recipe nothing.toml cannot be read: No such file or directory"),
+    "paths": (["recipe.toml", "--paths", "1"], "run.paths must be at least 16: got 1"),
+    "seed": (["recipe.toml", "--seed", "-1"], "run.seed must be at least 0: got -1"),
+    "unwritable output": (["recipe.toml", "--output", "none/results"], "output: cannot write"),
+    "output that is a file": (["recipe.toml", "--output", "recipe.toml"], "is there, and is no folder"),
+    "foreign files": (["recipe.toml", "--output", "full"], "holds files that are not an earlier check's (notes.txt)"),
+    "unknown option": (["recipe.toml", "--pahts", "3"], "No such option '--pahts'"),
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_mistake_ends_with_status_2_before_any_run(call, tmp_path, quadratic_recipe, monkeypatch, mistake):
+    monkeypatch.setattr("itograd.check.check", lambda *_, **__: pytest.fail("it ran"))
+    (tmp_path / "recipe.toml").write_text(quadratic_recipe.read_text())
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "notes.txt").write_text("mine")
+    arguments, message = MISTAKES[mistake]
+    result = call("check", *arguments)
+    assert result.exit_code == 2, result.output
+    assert result.stdout == ""
+    assert message in result.stderr
+    assert sorted(os.listdir(tmp_path)) == ["full", "recipe.toml"]
+
+
+def test_every_mistake_of_a_recipe_is_one_line(call, tmp_path):
+    (tmp_path / "recipe.toml").write_text('[problem]\nkind = "digits"\nbatch_size = 0\n[optimizer]\nname = "sgd"\n'
+                                          "learning_rate = -1\n[run]\nsteps = 3\ncolour = 1\n")
+    result = call("check", "recipe.toml")
+    assert result.exit_code == 2
+    assert [line.split(" ")[:2] for line in result.stderr.splitlines()] == [
+        ["error:", "problem.batch_size"], ["error:", "optimizer.learning_rate"], ["error:", "run.colour"]]
+    assert os.listdir(tmp_path) == ["recipe.toml"]
+
+
+def test_nothing_is_left_where_writing_fails(call, quick, quadratic_recipe, monkeypatch, tmp_path):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("itograd.report.figures.render", full)
+    result = call("check", quadratic_recipe, "--output", "results")
+    assert result.exit_code == 2
+    assert "No space left on device" in result.stderr
+    assert os.listdir(tmp_path) == []
+
+
+def test_debug_shows_the_traceback(call):
+    assert isinstance(call("--debug", "check", "nothing.toml").exception, ValueError)
+    assert call("check", "nothing.toml").stderr.count("\n") == 1
+
+
+def test_an_interrupt_is_one_line_and_status_130(call, quadratic_recipe, monkeypatch, tmp_path):
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("itograd.check.check", interrupted)
+    result = call("check", quadratic_recipe, "--output", "results")
+    assert result.exit_code == 130
+    assert result.stderr.strip() == "interrupted: nothing was written"
+    assert os.listdir(tmp_path) == []
+
+
+def test_an_interrupted_process_leaves_nothing(tmp_path):
+    running = process("check", "--progress", "--output", "results", cwd=tmp_path)
+    assert running.stderr.readline().startswith("[1/3]")  # it has begun, and has a staging folder
+    time.sleep(1)
+    running.send_signal(signal.SIGINT)
+    _, errors = running.communicate(timeout=60)
+    assert running.returncode == 130
+    assert errors.strip().splitlines()[-1] == "interrupted: nothing was written"
+    assert os.listdir(tmp_path) == []
+
+
+def test_the_built_in_recipe_on_real_data(tmp_path):
+    """The whole way in a process of its own, with few paths."""
+    running = process("check", "--json", "--paths", "32", "--seed", "3", "--output", "results", cwd=tmp_path)
+    output, errors = running.communicate(timeout=300)
+    assert running.returncode == 0, errors
+    found = json.loads(output)
+    assert (found["run"]["paths"], found["run"]["seed"], found["run"]["steps"]) == (32, 3, 40)
+    assert [row["observable"] for row in found["final_weak_errors"]] == ["loss", "squared_norm", "accuracy"]
+    norm = found["final_weak_errors"][1]
+    # theory, amendment 13: |W|² of the run (64, 16) is 478.5 + 5.9, to ±.2
+    assert abs(norm["optimizer_mean"] - 484.4) < 4.5 * np.hypot(norm["optimizer_standard_error"], 0.2)
+    assert found["batch_size_room"]["sharp"] is None  # amendment 2: softmax regression is not scale-invariant
+    report = (tmp_path / "results" / "report.html").read_text(encoding="utf-8")
+    assert with_error(norm["optimizer_mean"], norm["optimizer_standard_error"]) in report
+
+
+# ---------------------------------------------------------------------------------------------------------- scale
+
+
+def scale(call, *arguments):
+    result = call("scale", *arguments, "--json")
+    assert result.exit_code == 0, result.output
+    return json.loads(result.stdout)
+
+
+def test_scale_of_one_line(call):
+    found = scale(call, "sgd", "--learning-rate", 0.1, "--batch-size", 256, "--to", 4096, "--steps", 1000)
+    assert found["batch_factor"] == 16
+    assert found["new"]["learning_rate"] == pytest.approx(1.6)
+    assert (found["exact_steps"], found["new"]["steps"]) == (62.5, 62)
+    assert found["rounding"] == "62.50 steps were rounded to 62: the run ends at time 99.2 instead of 100"
+    assert found["bound"] is None
+    assert found["bound_notes"][0].startswith("No bound was measured: a bound needs a run")
+
+
+def test_scale_of_momentum_in_both_clocks(call):
+    one = ["momentum", "--learning-rate", 0.01, "--momentum", 0.95, "--batch-size", 64, "--to", 128]
+    overdamped, underdamped = scale(call, *one)["new"], scale(call, *one, "--clock", "underdamped")["new"]
+    linear = scale(call, *one, "--clock", "underdamped", "--betas", "linear")["new"]
+    assert (overdamped["learning_rate"], overdamped["momentum"]) == (0.02, 0.95)
+    assert (underdamped["learning_rate"], underdamped["momentum"]) == pytest.approx((0.04, 0.95**2))
+    assert linear["momentum"] == pytest.approx(0.9)
+    increasing = scale(call, "nesterov", "--momentum", "increasing", "--learning-rate", 1, "--batch-size", 8, "--to", 16)
+    assert increasing["new"]["learning_rate"] == 4
+
+
+def test_scale_of_a_recipe_and_its_table(call):
+    recipe = ROOT / "examples" / "digits_16.toml"
+    found = scale(call, recipe, "--to", 100)
+    assert found == scale(call, recipe, "--batch-size", 100)
+    assert found["new"]["learning_rate"] == 25
+    assert found["rounding"] == "25.60 steps were rounded to 26: the run ends at time 650 instead of 640"
+    result = call("scale", recipe, "--to", 100)
+    rows = [line.split() for line in result.output.splitlines()]
+    assert ["learning", "rate", "4", "25"] in rows
+    assert ["batch", "size", "16", "100"] in rows
+    assert "--measure runs the recipe" in result.output
+    assert max(map(len, result.output.splitlines())) <= 80
+
+
+def test_scale_measures_the_bound_of_a_recipe(call, quadratic_recipe, tmp_path):
+    found = scale(call, quadratic_recipe, "--to", 8, "--measure")
+    assert found["bound"]["sharp"] is None
+    assert found["bound"]["equilibrium"]["steps"] == 96
+    assert found["bound_notes"][0] == "There is no bound on the batch factor."
+    invariant = tmp_path / "rayleigh.toml"
+    invariant.write_text('[problem]\nkind = "rayleigh"\nbatch_size = 16\n[optimizer]\nname = "sgd"\nlearning_rate = 0.4\n'
+                         "weight_decay = 0.01\n[run]\nsteps = 100\n[scale]\nequilibrium_steps = 2048\n")
+    bound = scale(call, invariant, "--to", 64, "--measure")["bound"]
+    low, high = bound["sharp_interval"]
+    assert low < bound["sharp"] < high
+    settled = bound["equilibrium"]
+    ratio = settled["noise_trace"][0] / settled["squared_gradient"][0]
+    assert bound["sharp"] == pytest.approx(2 + ratio, rel=1e-12)  # 1 + (C² − 1)(1 + N/G) with C² = 2
+
+
+@pytest.mark.parametrize(("arguments", "message"), [
+    (["sgd", "--learning-rate", "-1", "--batch-size", "8", "--to", "16"], "--learning-rate must be greater than 0: got -1"),
+    (["sgd", "--batch-size", "8", "--to", "16"], "--learning-rate is missing"),
+    (["sgd", "--learning-rate", "1", "--to", "16"], "--batch-size is missing"),
+    (["sgd", "--learning-rate", "1", "--batch-size", "8"], "--to is missing"),
+    (["sgd", "--learning-rate", "1", "--batch-size", "8", "--to", "0"], "new_batch_size must be at least 1: got 0"),
+    (["sgd", "--learning-rate", "1", "--batch-size", "8", "--to", "16", "--momentum", "0.9"],
+     "--momentum is no option of sgd"),
+    (["momentum", "--learning-rate", "1", "--batch-size", "8", "--to", "16", "--momentum", "fast"],
+     "--momentum must be a number or a schedule: got 'fast'"),
+    (["momentum", "--learning-rate", "1", "--batch-size", "8", "--to", "16", "--momentum", "0.5", "--clock", "underdamped"],
+     "the underdamped clock needs 1 - momentum <= 0.3"),
+    (["momentum", "--learning-rate", "1", "--batch-size", "8", "--to", "160", "--momentum", "0.9", "--clock", "underdamped",
+      "--betas", "linear"], "the linear form needs batch_factor*(1 - momentum) < 1"),
+    (["sgd", "--learning-rate", "1", "--batch-size", "8", "--to", "800", "--steps", "10"], "would become 0.1: less than one"),
+    (["sgd", "--learning-rate", "1", "--batch-size", "8", "--to", "16", "--measure"], "--measure needs a RECIPE"),
+    (["nothing.toml", "--to", "16"], "the recipe nothing.toml cannot be read"),
+    ([ROOT / "examples" / "digits_16.toml", "--to", "16", "--steps", "3"], "--steps belongs to a one-line recipe"),
+    ([ROOT / "examples" / "digits_16.toml", "--to", "1401"], "--to must be at most the 1400 examples"),
+    ([ROOT / "examples" / "digits_16.toml"], "--to is missing"),
+    ([ROOT / "examples" / "digits_16.toml", "--to", "8", "--batch-size", "9"], "give one of the two"),
+])
+def test_mistakes_of_scale(call, arguments, message):
+    result = call("scale", *arguments)
+    assert result.exit_code == 2, result.output
+    assert result.stdout == ""
+    assert message in result.stderr
+
+
+# ------------------------------------------------------------------------------------------------- the way it starts
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["check", "--help"]])
+def test_help_does_not_wait_for_jax(tmp_path, arguments):
+    code = ("import sys\nfrom itograd.cli import main\ntry:\n    main()\nfinally:\n"
+            "    print(sorted({'jax', 'numpy', 'xarray', 'matplotlib', 'rich', 'pydantic'} & set(sys.modules)))")
+    result = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, cwd=tmp_path,
+                            check=True)
+    assert result.stdout.strip().endswith("[]")
