@@ -76,7 +76,7 @@ class Nesterov(MomentumMethod):
         return UnderdampedEquation(problem, self.learning_rate, self.momentum, self.weight_decay, order,
                                    method=self.point)
 
-    def scaled(self, batch_factor, betas="memory"):
+    def scaled(self, batch_factor, betas="linear"):
         rate, momentum = self._scaled_rates(batch_factor, betas)
         return Nesterov(rate, momentum, self.weight_decay, self.clock, self.point)
 

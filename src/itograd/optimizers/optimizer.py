@@ -95,14 +95,15 @@ def modified_equation(optimizer: Optimizer, problem: Problem, order: int = 1) ->
     return optimizer.modified_equation(problem, order)
 
 
-def scale(optimizer: Optimizer, batch_factor: float) -> "Optimizer":
+def scale(optimizer: Optimizer, batch_factor: float, **options: Any) -> "Optimizer":
     """The recipe of `optimizer` for a batch `batch_factor` times larger (smaller, where it is below 1).
 
     The clock moves with it: steps for the same continuous time become
-    steps · old.time_per_step / new.time_per_step. Raises ValueError where the optimiser has no scaling rule.
+    steps · old.time_per_step / new.time_per_step. `options` are those of the optimiser's own `scaled`, such as `betas`.
+    Raises ValueError where the optimiser has no scaling rule.
 
     >>> import itograd as ig
     >>> scale(ig.Momentum(0.1, momentum=0.9), 4).learning_rate
     0.4
     """
-    return optimizer.scaled(batch_factor)
+    return optimizer.scaled(batch_factor, **options)
