@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from pathlib import Path
 
 import xarray as xr
@@ -21,13 +20,12 @@ def save(dataset: xr.Dataset, path: str | os.PathLike) -> Path:
         raise OSError(f"cannot write {target}: the folder {target.parent} does not exist")
     if not os.access(target.parent, os.W_OK):
         raise OSError(f"cannot write {target}: the folder {target.parent} is not writable")
-    handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
-    os.close(handle)
+    partial = target.with_name(f".{target.name}.{os.getpid()}")
     try:
-        dataset.to_netcdf(name, engine="h5netcdf")
-        os.replace(name, target)
+        dataset.to_netcdf(partial, engine="h5netcdf")
+        os.replace(partial, target)
     finally:
-        Path(name).unlink(missing_ok=True)
+        partial.unlink(missing_ok=True)
     return target
 
 
