@@ -61,7 +61,7 @@ class Check:
     def to_dict(self) -> dict[str, Any]:
         """Plain numbers, strings and lists; None where a number is not defined or not finite."""
         result = self.verdict
-        return _finite({
+        return plain_numbers({
             "format": FORMAT,
             "verdict": result.decision,
             "reasons": list(result.reasons),
@@ -79,7 +79,7 @@ class Check:
 
     def to_json(self) -> str:
         """`to_dict` as JSON, without NaN or Infinity."""
-        return json.dumps(self.to_dict(), indent=2, ensure_ascii=False, allow_nan=False)
+        return json.dumps(self.to_dict(), indent=2, ensure_ascii=False, allow_nan=False, default=str)
 
 
 def check(recipe: Recipe, progress: bool | None = None) -> Check:
@@ -116,7 +116,8 @@ def batch_size_room(recipe: Recipe, progress: bool | None = None) -> Room:
 
     optimizer, problem = recipe.optimizer, recipe.problem
     if not isinstance(optimizer, SGD):
-        return none(f"the equilibrium identity behind the bound is that of SGD: the recipe has {type(optimizer).__name__}")
+        return none("the equilibrium identity behind the bound is that of SGD: the recipe has "
+                    f"{type(optimizer).__name__}")
     if isinstance(optimizer.learning_rate, Schedule):
         return none("a run with a schedule of the learning rate has no equilibrium")
     decay = optimizer.weight_decay + problem.decay
@@ -129,15 +130,15 @@ def batch_size_room(recipe: Recipe, progress: bool | None = None) -> Room:
             return none(f"not measured: equilibrium takes about {steps} steps, and the recipe has {recipe.steps}; set "
                         f"scale.equilibrium_steps to run it")
     try:
-        found = equilibrium(optimizer, problem, steps=steps, x0=recipe.x0, paths=EQUILIBRIUM_PATHS, seed=recipe.run.seed,
-                            saves=EQUILIBRIUM_SAVES, dtype=recipe.run.dtype, progress=progress)
+        found = equilibrium(optimizer, problem, steps=steps, x0=recipe.x0, paths=EQUILIBRIUM_PATHS,
+                            saves=EQUILIBRIUM_SAVES, seed=recipe.run.seed, dtype=recipe.run.dtype, progress=progress)
     except ValueError as error:  # paths that diverge
         return none(str(error))
     return Room(found, found.batch_factor_bounds(closeness), steps)
 
 
 def simple_noise_scale_interval(found: Equilibrium) -> tuple[float, float]:
-    """B_simple at equilibrium with N and G moved by two standard errors each, in opposite senses: a cautious interval."""
+    """A cautious interval of B_simple at equilibrium: N and G are moved by two standard errors each, apart."""
     (n, n_error), (g, g_error) = found.noise_trace, found.squared_gradient
     low, high = max(n - 2 * n_error, 0.0) / (g + 2 * g_error), math.inf
     if g > 2 * g_error:
@@ -207,7 +208,8 @@ def scaled_to_dict(scaled: ScaledRecipe) -> dict[str, Any]:
     return {
         "batch_factor": scaled.batch_factor,
         "old": {"batch_size": scaled.batch_size, "steps": scaled.steps, **hyperparameters(scaled.optimizer)},
-        "new": {"batch_size": scaled.new_batch_size, "steps": scaled.new_steps, **hyperparameters(scaled.new_optimizer)},
+        "new": {"batch_size": scaled.new_batch_size, "steps": scaled.new_steps,
+                **hyperparameters(scaled.new_optimizer)},
         "exact_steps": scaled.exact_steps,
         "rule": scaled.rule,
         "rounding": scaled.rounding,
@@ -216,7 +218,7 @@ def scaled_to_dict(scaled: ScaledRecipe) -> dict[str, Any]:
 
 def room_to_dict(room: Room) -> dict[str, Any]:
     """The measured equilibrium and the bounds as plain numbers."""
-    return _finite(_room(room))
+    return plain_numbers(_room(room))
 
 
 def _scaled(scaled: ScaledRecipe | str, room: Room) -> dict[str, Any]:
@@ -283,7 +285,8 @@ def _run(found: Check) -> dict[str, Any]:
         "dt": flow.attrs.get("dt"),
         "diverged": {"optimizer": int(runs["diverged"].values[-1]), "sde": int(flow["diverged"].values[-1])},
         "seconds": round(found.seconds, 2),
-        "versions": {"itograd": __version__, "jax": runs.attrs.get("jax_version"), "numpy": runs.attrs.get("numpy_version")},
+        "versions": {"itograd": __version__, "jax": runs.attrs.get("jax_version"),
+                     "numpy": runs.attrs.get("numpy_version")},
     }
 
 
@@ -292,12 +295,16 @@ def optimizer_decay(optimizer) -> float:
     return float(getattr(optimizer, "weight_decay", 0.0))
 
 
-def _finite(value: Any) -> Any:
-    """The same tree with plain Python numbers, and None for what is not finite."""
+def plain_numbers(value: Any) -> Any:
+    """The same tree with plain Python numbers, and None for what is not finite.
+
+    >>> plain_numbers({"a": np.float32(0.5), "b": (1, float("inf"))})
+    {'a': 0.5, 'b': [1, None]}
+    """
     if isinstance(value, dict):
-        return {str(key): _finite(item) for key, item in value.items()}
+        return {str(key): plain_numbers(item) for key, item in value.items()}
     if isinstance(value, list | tuple | np.ndarray):
-        return [_finite(item) for item in value]
+        return [plain_numbers(item) for item in value]
     if isinstance(value, np.generic):
         value = value.item()
     return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -97,7 +97,8 @@ def check(recipe: Path | None, as_json: bool, output: Path | None, paths: int | 
 
         print_check(result.to_dict(), _console())
     if target:
-        click.echo(f"{'' if as_json else chr(10)}Written to {target}{os.sep}: open {target / 'report.html'}", err=as_json)
+        gap = "" if as_json else "\n"
+        click.echo(f"{gap}Written to {target}{os.sep}: open {target / 'report.html'}", err=as_json)
 
 
 @main.command()
@@ -121,6 +122,7 @@ def scale(what: str, to: int | None, batch_size: int | None, betas: str | None, 
     itograd scale sgd --learning-rate 0.1 --batch-size 256 --to 4096 --steps 1000
     """
     recipe = None if what in METHODS else _scale_recipe(what, options)
+    old: int | None
     if recipe:
         if to is not None and batch_size is not None and to != batch_size:
             raise Failure("--batch-size: with a recipe it is the new batch size, as --to is: give one of the two")

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import reduce
+from operator import or_
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -36,7 +38,8 @@ def _numbers(value: Any, info: ValidationInfo) -> np.ndarray:
         except ValueError as error:
             raise ValueError("must have rows of one length") from error
     if not np.isfinite(array).all():
-        raise ValueError(f"must be finite: NaN or infinite are {np.sum(~np.isfinite(array))} of its {array.size} numbers")
+        lost = int(np.sum(~np.isfinite(array)))
+        raise ValueError(f"must be finite: NaN or infinite are {lost} of its {array.size} numbers")
     return array
 
 
@@ -85,9 +88,10 @@ class ProblemSection(Section):
     def build(self):
         from itograd import problems
 
-        constructors = {"digits": problems.digits, "quadratic": problems.Quadratic, "rayleigh": problems.Rayleigh,
-                        "linear_regression": problems.LinearRegression, "double_well": problems.DoubleWell,
-                        "circle": problems.Circle, "flat_sharp": problems.FlatSharp}
+        constructors: dict[str, Callable] = {
+            "digits": problems.digits, "quadratic": problems.Quadratic, "rayleigh": problems.Rayleigh,
+            "linear_regression": problems.LinearRegression, "double_well": problems.DoubleWell,
+            "circle": problems.Circle, "flat_sharp": problems.FlatSharp}
         return constructors[self.kind](**self.given("kind"))  # type: ignore[attr-defined]
 
 
@@ -219,11 +223,8 @@ SCHEDULES: dict[str, type[Section]] = {"cosine": CosineSchedule, "piecewise": Pi
 
 def _union(classes: dict[str, type[Section]], choose: Callable[[Any], str | None], *more):
     """The union of sections, told apart by `choose`; tags stand in <> so that an error can leave them out."""
-    members: Any = None
-    for tag, member in [*((tag, member) for tag, member in classes.items()), *more]:
-        annotated = Annotated[member, Tag(f"<{tag}>")]
-        members = annotated if members is None else members | annotated
-    return Annotated[members, Discriminator(lambda value: _tag(choose(value)))]
+    members: list[Any] = [Annotated[member, Tag(_tag(name))] for name, member in (*classes.items(), *more)]
+    return Annotated[reduce(or_, members), Discriminator(lambda value: _tag(choose(value)))]
 
 
 def _tag(name: Any) -> str:
@@ -330,15 +331,15 @@ class ScaleSection(Section):
     equilibrium_steps: Annotated[int, Field(ge=64)] | None = None
 
 
-ProblemTable = _union(PROBLEMS, _problem_kind)
-OptimizerTable = _union(OPTIMIZERS, _kind("name"))
+ProblemTable: Any = _union(PROBLEMS, _problem_kind)
+OptimizerTable: Any = _union(OPTIMIZERS, _kind("name"))
 
 
 class RecipeFile(Section):
     """The whole file."""
 
-    problem: ProblemTable  # type: ignore[valid-type]
-    optimizer: OptimizerTable  # type: ignore[valid-type]
+    problem: ProblemTable
+    optimizer: OptimizerTable
     run: RunSection
     scale: ScaleSection = Field(default_factory=ScaleSection)
 

@@ -1,7 +1,7 @@
 """The recipe file: read, checked whole, and turned into the objects of the library.
 
-Everything that can be known to be wrong before a run is found by `load_recipe`, and said in one line a problem, with the
-name that the field has in the file. The schema is documented in docs/recipe.md.
+Everything that can be known to be wrong before a run is found by `load_recipe`, and said in one line a problem, with
+the name that the field has in the file. The schema is documented in docs/recipe.md.
 """
 
 from __future__ import annotations
@@ -50,7 +50,8 @@ class Recipe:
     scale: ScaleSection
 
 
-def load_recipe(path: str | os.PathLike | None = None, overrides: Mapping[str, Mapping[str, Any]] | None = None) -> Recipe:
+def load_recipe(path: str | os.PathLike | None = None,
+                overrides: Mapping[str, Mapping[str, Any]] | None = None) -> Recipe:
     """Read a recipe file and check it whole; without a path, the built-in digits example.
 
     Args:
@@ -266,7 +267,8 @@ def _call(name: str, arguments: Mapping[str, Any]) -> Any:
     except RecipeError:
         raise
     except ModuleNotFoundError as error:
-        raise RecipeError(f"problem.function: no module named {error.name!r}, neither installed nor in {folder}") from error
+        raise RecipeError(f"problem.function: no module named {error.name!r}, neither installed nor in "
+                          f"{folder}") from error
     except Exception as error:  # the user's own code may raise anything
         place = traceback.extract_tb(error.__traceback__)[-1]
         raise RecipeError(f"problem.function: {name} raised {type(error).__name__} ({Path(place.filename).name}, line "
@@ -291,8 +293,8 @@ def _steps(run: RunSection, time_per_step: float) -> int:
         steps = round(exact)
         if steps < 1 or abs(exact - steps) > 1e-6 * steps:
             near = ", ".join(f"{n * time_per_step:.9g}" for n in sorted({int(exact), int(exact) + 1} - {0}))
-            raise RecipeError(f"run.time must be a multiple of the optimiser's clock {time_per_step:.9g}: got {run.time:g}; "
-                              f"the nearest are {near}")
+            raise RecipeError(f"run.time must be a multiple of the optimiser's clock {time_per_step:.9g}: got "
+                              f"{run.time:g}; the nearest are {near}")
     if run.save_every is not None and run.save_every > steps:
         raise RecipeError(f"run.save_every must be at most the {steps} steps of the run: got {run.save_every}")
     return steps

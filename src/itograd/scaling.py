@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -40,13 +39,13 @@ class ScaledRecipe:
     @property
     def rounding(self) -> str:
         """What the rounding of the steps did."""
-        if self.exact_steps is None:
+        steps, exact, rounded = self.steps, self.exact_steps, self.new_steps
+        if steps is None or exact is None or rounded is None:
             return "no steps were given: divide them by κ"
-        if abs(self.exact_steps - self.new_steps) < 1e-9 * self.exact_steps:
-            return f"{self.steps} steps become {self.new_steps} exactly"
-        old, new = self.steps * self.optimizer.time_per_step, self.new_steps * self.new_optimizer.time_per_step
-        return (f"{self.exact_steps:.2f} steps were rounded to {self.new_steps}: the run ends at time {new:.6g} instead "
-                f"of {old:.6g}")
+        if abs(exact - rounded) < 1e-9 * exact:
+            return f"{steps} steps become {rounded} exactly"
+        old, new = steps * self.optimizer.time_per_step, rounded * self.new_optimizer.time_per_step
+        return f"{exact:.2f} steps were rounded to {rounded}: the run ends at time {new:.6g} instead of {old:.6g}"
 
 
 def scaled_recipe(optimizer: Optimizer, batch_size: int, new_batch_size: int, *, steps: int | None = None,
@@ -70,7 +69,8 @@ def scaled_recipe(optimizer: Optimizer, batch_size: int, new_batch_size: int, *,
     if steps is not None:
         require_count("steps", steps)
         exact = steps * optimizer.time_per_step / new.time_per_step
-        require(exact >= 0.5, f"at batch size {new_batch_size} the {steps} steps would become {exact:.2g}: less than one")
+        require(exact >= 0.5,
+                f"at batch size {new_batch_size} the {steps} steps would become {exact:.2g}: less than one")
     return ScaledRecipe(int(batch_size), int(new_batch_size), optimizer, new, steps, exact, _rule(optimizer, betas))
 
 

@@ -14,13 +14,14 @@ import pytest
 from click.testing import CliRunner
 
 import itograd as ig
+from itograd.check import plain_numbers
 from itograd.cli import main
 from itograd.report.numerals import with_error
 
 ROOT = Path(__file__).parents[2]
 
 
-@pytest.fixture()
+@pytest.fixture
 def call(tmp_path, monkeypatch):
     """Call the command line in an empty folder."""
     monkeypatch.chdir(tmp_path)
@@ -31,15 +32,15 @@ def call(tmp_path, monkeypatch):
     return run
 
 
-@pytest.fixture()
+@pytest.fixture
 def quick(monkeypatch, quadratic_check):
     """`itograd check` with the ensembles already run: the commands are under test, not the engine."""
     monkeypatch.setattr("itograd.check.check", lambda recipe, progress=None: quadratic_check)
 
 
 def process(*arguments, cwd, **options):
-    return subprocess.Popen([sys.executable, "-c", "from itograd.cli import main; main()", *map(str, arguments)], cwd=cwd,
-                            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options)
+    command = [sys.executable, "-c", "from itograd.cli import main; main()", *map(str, arguments)]
+    return subprocess.Popen(command, cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options)
 
 
 # ---------------------------------------------------------------------------------------------------------- check
@@ -68,6 +69,13 @@ def test_json_alone_is_on_standard_output_and_finite(call, quick, quadratic_reci
     assert json.loads(both.stdout) == found
     assert "results/report.html" in both.stderr
     assert json.loads((tmp_path / "results" / "check.json").read_text()) == found
+
+
+def test_what_json_does_not_know_becomes_plain():
+    given = {"count": np.int64(3), "list": np.array([1.0, np.inf]), 4: (np.float32("nan"), "text", None, True)}
+    plain = plain_numbers(given)
+    assert plain == {"count": 3, "list": [1.0, None], "4": [None, "text", None, True]}
+    json.dumps(plain, allow_nan=False)
 
 
 def test_the_json_holds_the_numbers_of_the_ensembles(quadratic_check, quadratic_folder):
@@ -108,6 +116,20 @@ def test_the_reason_why_there_is_no_bound(quadratic_recipe, tmp_path, optimizer,
     room = batch_size_room(load_recipe(file))
     assert (room.equilibrium, room.bounds.sharp) == (None, None)
     assert reason in room.bounds.reasons[0]
+
+
+@pytest.mark.xfail(reason="verdict() measures the noise at the end of a run, which is not finite here", strict=True)
+def test_a_run_that_diverges_is_a_verdict(call, tmp_path):
+    (tmp_path / "recipe.toml").write_text('[problem]\nkind = "quadratic"\nhessian = 1.0\nnoise_covariance = 1.0\n'
+                                          '[optimizer]\nname = "sgd"\nlearning_rate = 30\n'
+                                          "[run]\nsteps = 64\nsave_every = 8\npaths = 16\nx0 = [1.0]\n")
+    result = call("check", "recipe.toml", "--json", "--output", "results")
+    assert result.exit_code == 0, result.output
+    found = json.loads(result.stdout)
+    assert found["verdict"] == "do not trust"
+    assert found["run"]["diverged"]["optimizer"] == 16
+    assert found["final_weak_errors"][0]["optimizer_mean"] is None  # no path is left to average
+    assert (tmp_path / "results" / "report.html").is_file()
 
 
 MISTAKES = {
@@ -225,7 +247,8 @@ def test_scale_of_momentum_in_both_clocks(call):
     assert (overdamped["learning_rate"], overdamped["momentum"]) == (0.02, 0.95)
     assert (underdamped["learning_rate"], underdamped["momentum"]) == pytest.approx((0.04, 0.95**2))
     assert linear["momentum"] == pytest.approx(0.9)
-    increasing = scale(call, "nesterov", "--momentum", "increasing", "--learning-rate", 1, "--batch-size", 8, "--to", 16)
+    increasing = scale(call, "nesterov", "--momentum", "increasing", "--learning-rate", 1, "--batch-size", 8,
+                       "--to", 16)
     assert increasing["new"]["learning_rate"] == 4
 
 
@@ -249,8 +272,9 @@ def test_scale_measures_the_bound_of_a_recipe(call, quadratic_recipe, tmp_path):
     assert found["bound"]["equilibrium"]["steps"] == 96
     assert found["bound_notes"][0] == "There is no bound on the batch factor."
     invariant = tmp_path / "rayleigh.toml"
-    invariant.write_text('[problem]\nkind = "rayleigh"\nbatch_size = 16\n[optimizer]\nname = "sgd"\nlearning_rate = 0.4\n'
-                         "weight_decay = 0.01\n[run]\nsteps = 100\n[scale]\nequilibrium_steps = 2048\n")
+    invariant.write_text('[problem]\nkind = "rayleigh"\nbatch_size = 16\n[optimizer]\nname = "sgd"\n'
+                         "learning_rate = 0.4\nweight_decay = 0.01\n[run]\nsteps = 100\n"
+                         "[scale]\nequilibrium_steps = 2048\n")
     bound = scale(call, invariant, "--to", 64, "--measure")["bound"]
     low, high = bound["sharp_interval"]
     assert low < bound["sharp"] < high
@@ -259,30 +283,32 @@ def test_scale_measures_the_bound_of_a_recipe(call, quadratic_recipe, tmp_path):
     assert bound["sharp"] == pytest.approx(2 + ratio, rel=1e-12)  # 1 + (C² − 1)(1 + N/G) with C² = 2
 
 
+EXAMPLE = ROOT / "examples" / "digits_16.toml"
+
+
 @pytest.mark.parametrize(("arguments", "message"), [
-    (["sgd", "--learning-rate", "-1", "--batch-size", "8", "--to", "16"], "--learning-rate must be greater than 0: got -1"),
-    (["sgd", "--batch-size", "8", "--to", "16"], "--learning-rate is missing"),
-    (["sgd", "--learning-rate", "1", "--to", "16"], "--batch-size is missing"),
-    (["sgd", "--learning-rate", "1", "--batch-size", "8"], "--to is missing"),
-    (["sgd", "--learning-rate", "1", "--batch-size", "8", "--to", "0"], "new_batch_size must be at least 1: got 0"),
-    (["sgd", "--learning-rate", "1", "--batch-size", "8", "--to", "16", "--momentum", "0.9"],
-     "--momentum is no option of sgd"),
-    (["momentum", "--learning-rate", "1", "--batch-size", "8", "--to", "16", "--momentum", "fast"],
+    ("sgd --learning-rate -1 --batch-size 8 --to 16", "--learning-rate must be greater than 0: got -1"),
+    ("sgd --batch-size 8 --to 16", "--learning-rate is missing"),
+    ("sgd --learning-rate 1 --to 16", "--batch-size is missing"),
+    ("sgd --learning-rate 1 --batch-size 8", "--to is missing"),
+    ("sgd --learning-rate 1 --batch-size 8 --to 0", "new_batch_size must be at least 1: got 0"),
+    ("sgd --learning-rate 1 --batch-size 8 --to 16 --momentum 0.9", "--momentum is no option of sgd"),
+    ("momentum --learning-rate 1 --batch-size 8 --to 16 --momentum fast",
      "--momentum must be a number or a schedule: got 'fast'"),
-    (["momentum", "--learning-rate", "1", "--batch-size", "8", "--to", "16", "--momentum", "0.5", "--clock", "underdamped"],
+    ("momentum --learning-rate 1 --batch-size 8 --to 16 --momentum 0.5 --clock underdamped",
      "the underdamped clock needs 1 - momentum <= 0.3"),
-    (["momentum", "--learning-rate", "1", "--batch-size", "8", "--to", "160", "--momentum", "0.9", "--clock", "underdamped",
-      "--betas", "linear"], "the linear form needs batch_factor*(1 - momentum) < 1"),
-    (["sgd", "--learning-rate", "1", "--batch-size", "8", "--to", "800", "--steps", "10"], "would become 0.1: less than one"),
-    (["sgd", "--learning-rate", "1", "--batch-size", "8", "--to", "16", "--measure"], "--measure needs a RECIPE"),
-    (["nothing.toml", "--to", "16"], "the recipe nothing.toml cannot be read"),
-    ([ROOT / "examples" / "digits_16.toml", "--to", "16", "--steps", "3"], "--steps belongs to a one-line recipe"),
-    ([ROOT / "examples" / "digits_16.toml", "--to", "1401"], "--to must be at most the 1400 examples"),
-    ([ROOT / "examples" / "digits_16.toml"], "--to is missing"),
-    ([ROOT / "examples" / "digits_16.toml", "--to", "8", "--batch-size", "9"], "give one of the two"),
+    ("momentum --learning-rate 1 --batch-size 8 --to 160 --momentum 0.9 --clock underdamped --betas linear",
+     "the linear form needs batch_factor*(1 - momentum) < 1"),
+    ("sgd --learning-rate 1 --batch-size 8 --to 800 --steps 10", "would become 0.1: less than one"),
+    ("sgd --learning-rate 1 --batch-size 8 --to 16 --measure", "--measure needs a RECIPE"),
+    ("nothing.toml --to 16", "the recipe nothing.toml cannot be read"),
+    (f"{EXAMPLE} --to 16 --steps 3", "--steps belongs to a one-line recipe"),
+    (f"{EXAMPLE} --to 1401", "--to must be at most the 1400 examples"),
+    (f"{EXAMPLE}", "--to is missing"),
+    (f"{EXAMPLE} --to 8 --batch-size 9", "give one of the two"),
 ])
 def test_mistakes_of_scale(call, arguments, message):
-    result = call("scale", *arguments)
+    result = call("scale", *arguments.split(" "))
     assert result.exit_code == 2, result.output
     assert result.stdout == ""
     assert message in result.stderr

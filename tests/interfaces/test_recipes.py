@@ -30,7 +30,7 @@ time = 2
 """
 
 
-@pytest.fixture()
+@pytest.fixture
 def load(tmp_path):
     """Load a recipe from its text."""
 
@@ -126,10 +126,11 @@ BAD = {
     "schedule without kind": (changed("learning_rate", "learning_rate = {base = 1.0}"),
                               "optimizer.learning_rate.kind is missing"),
     "factors that do not fit": (
-        changed("learning_rate", 'learning_rate = {base = 1.0, kind = "piecewise", boundaries = [1.0], factors = [1.0]}'),
+        changed("learning_rate", 'learning_rate = {base = 1, kind = "piecewise", boundaries = [1], factors = [1]}'),
         "optimizer.learning_rate must have one factor more than boundaries: got 1 and 1"),
-    "unknown optimiser": (changed("name", 'name = "sdg"'), "optimizer.name must be one of 'sgd', 'momentum', 'nesterov': "
-                                                           "got 'sdg'; did you mean 'sgd'?"),
+    "unknown optimiser": (
+        changed("name", 'name = "sdg"'),
+        "optimizer.name must be one of 'sgd', 'momentum', 'nesterov': got 'sdg'; did you mean 'sgd'?"),
     "unknown problem": (changed("kind", 'kind = "quadratc"'), "got 'quadratc'; did you mean 'quadratic'?"),
     "missing key": (changed("learning_rate", ""), "optimizer.learning_rate is missing"),
     "missing section": (GOOD.replace("[run]\ntime = 2\n", ""), "the section [run] is missing"),
@@ -137,8 +138,9 @@ BAD = {
     "neither steps nor time": (changed("time", ""), "run.steps or run.time is needed, and not both: got neither"),
     "steps and time": (run_with("steps = 3"), "run.steps or run.time is needed, and not both: got both"),
     "no steps": (changed("time", "steps = 0"), "run.steps must be at least 1: got 0"),
-    "time off the grid": (changed("time", "time = 0.3"), "run.time must be a multiple of the optimiser's clock 0.125: got "
-                                                         "0.3; the nearest are 0.25, 0.375"),
+    "time off the grid": (
+        changed("time", "time = 0.3"),
+        "run.time must be a multiple of the optimiser's clock 0.125: got 0.3; the nearest are 0.25, 0.375"),
     "save_every beyond the run": (run_with("save_every = 17"), "run.save_every must be at most the 16 steps"),
     "too few paths": (run_with("paths = 2"), "run.paths must be at least 16: got 2"),
     "tolerance": (run_with("tolerance = 1.0"), "run.tolerance must be less than 1: got 1"),
@@ -147,23 +149,28 @@ BAD = {
     "order that does not exist": (changed("name", 'name = "momentum"').replace("time = 2", "steps = 2\norder = 2"),
                                   "run.order=2: no modified equation"),
     "x0 of another dimension": (run_with("x0 = [1.0]"), "run.x0 must hold 2 numbers"),
-    "x0 that is not finite": (run_with("x0 = [1.0, nan]"), "run.x0 must be finite: NaN or infinite are 1 of its 2 numbers"),
+    "x0 that is not finite": (run_with("x0 = [1.0, nan]"),
+                              "run.x0 must be finite: NaN or infinite are 1 of its 2 numbers"),
     "NaN in data": (changed("hessian", "hessian = [[1.0, nan], [nan, 1.0]]"), "problem.hessian must be finite"),
-    "ragged array": (changed("hessian", "hessian = [[1.0, 0.0], [1.0]]"), "problem.hessian must have rows of one length"),
+    "ragged array": (changed("hessian", "hessian = [[1.0, 0.0], [1.0]]"),
+                     "problem.hessian must have rows of one length"),
     "array of words": (changed("hessian", 'hessian = [["a"]]'), "problem.hessian must hold numbers only: got 'a'"),
     "dimensions that do not fit": (changed("noise_covariance", "noise_covariance = 1.0"),
                                    "problem.noise_covariance must be 2×2 like the hessian: got (1, 1)"),
     "data file that is not there": (changed("hessian", 'hessian = "nothing.npy"'),
                                     "problem.hessian names a file that does not exist"),
-    "data file of another kind": (changed("hessian", 'hessian = "recipe.toml"'),
-                                  "problem.hessian must be numbers or the name of a file that ends in .npy, .csv, .txt"),
+    "data file of another kind": (
+        changed("hessian", 'hessian = "recipe.toml"'),
+        "problem.hessian must be numbers or the name of a file that ends in .npy, .csv, .txt"),
     "syntax": (GOOD + "[run\n", "is not valid TOML: "),
-    "batch size to scale to": (GOOD + "[scale]\nbatch_sizes = [8, 0]\n", "scale.batch_sizes[1] must be at least 1: got 0"),
+    "batch size to scale to": (GOOD + "[scale]\nbatch_sizes = [8, 0]\n",
+                               "scale.batch_sizes[1] must be at least 1: got 0"),
     "clock of the increasing momentum": (
         changed("name", 'name = "nesterov"\nmomentum = "increasing"\nclock = "overdamped"'),
         "optimizer.clock must be left out where momentum = 'increasing'"),
-    "friction of the underdamped clock": (changed("name", 'name = "momentum"\nmomentum = 0.5\nclock = "underdamped"'),
-                                          "[optimizer] the underdamped clock needs"),
+    "friction of the underdamped clock": (
+        changed("name", 'name = "momentum"\nmomentum = 0.5\nclock = "underdamped"'),
+        "[optimizer] the underdamped clock needs"),
 }
 
 
@@ -184,6 +191,13 @@ def test_every_mistake_is_told_at_once(load):
                                                                               "run.pahts"]
 
 
+def test_what_only_the_constructors_see_is_told_at_once_too(load):
+    text = changed("noise_covariance", "noise_covariance = 1").replace("time = 2", "time = 0.3")
+    with pytest.raises(RecipeError) as caught:
+        load(text)
+    assert [line.split(" ")[0] for line in str(caught.value).splitlines()] == ["problem.noise_covariance", "run.time"]
+
+
 def test_the_line_of_a_syntax_error_is_told(load):
     with pytest.raises(RecipeError, match="line 3"):
         load("[problem]\nkind = 'digits'\n[run\n")
@@ -195,8 +209,8 @@ def test_a_batch_beyond_the_data_is_refused_although_it_could_be_drawn(load, bat
     size, _, rest = batch_sizes.partition("\n")
     text = re.sub(r"(?s)\[problem\].*?\n\n", '[problem]\nkind = "linear_regression"\nfeatures = [[1], [2], [3], [4]]\n'
                   f"targets = [1, 2, 3, 4]\n{size}\n\n", GOOD) + rest
-    with pytest.raises(RecipeError, match=r"(problem.batch_size|scale.batch_sizes\[1\]) must be at most the 4 examples of "
-                                          "the data: got 5"):
+    message = r"(problem\.batch_size|scale\.batch_sizes\[1\]) must be at most the 4 examples of the data: got 5"
+    with pytest.raises(RecipeError, match=message):
         load(text)
 
 
@@ -234,7 +248,7 @@ def broken(size):
 """
 
 
-@pytest.fixture()
+@pytest.fixture
 def own(load, tmp_path, monkeypatch, request):
     """Load a recipe whose problem is a function of a module in the current folder."""
     module = f"own_{abs(hash(request.node.name))}"  # a name of its own: modules are cached
@@ -267,13 +281,13 @@ def test_a_wrong_problem_of_the_users_own(own, name, message):
 
 
 def test_a_module_that_is_not_there(load):
-    with pytest.raises(RecipeError, match="problem.function: no module named 'nowhere_at_all'"):
+    with pytest.raises(RecipeError, match=r"problem\.function: no module named 'nowhere_at_all'"):
         load(re.sub(r"(?s)\[problem\].*?\n\n", OWN.format("nowhere_at_all:f", 3), GOOD))
 
 
 def test_overrides_are_checked_like_the_file(load):
     assert load(GOOD, run={"paths": 32}).run.paths == 32
-    with pytest.raises(RecipeError, match="run.paths must be at least 16: got 1"):
+    with pytest.raises(RecipeError, match=r"run\.paths must be at least 16: got 1"):
         load(GOOD, run={"paths": 1})
 
 

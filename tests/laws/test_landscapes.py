@@ -70,7 +70,7 @@ def test_landscape_noise_is_divided_by_the_batch():
 
 @pytest.mark.parametrize(("make", "message"), [
     (lambda: DoubleWell(noise_std=-1.0), "noise_std must be a finite number"),
-    (lambda: DoubleWell(noise_law="cauchy"), "noise_law must be one of 'gaussian'"),
+    (lambda: DoubleWell(noise="cauchy"), "noise must be one of 'gaussian'"),
     (lambda: DoubleWell(batch_size=0), "batch_size must be at least 1"),
     (lambda: FlatSharp(tilt=np.nan), "tilt must be a finite number"),
     (lambda: FlatSharp(state_dependent_noise="yes"), "state_dependent_noise must be one of False, True"),

@@ -15,6 +15,14 @@ from itograd.validation import require_choice, require_count, require_number
 class Landscape(ExplicitNoise):
     """A potential of one variable: what the landscapes share."""
 
+    noise_law: str = eqx.field(static=True)
+    batch_size: int = eqx.field(static=True)
+
+    def __init__(self, noise: str, batch_size: int):
+        require_choice("noise", noise, tuple(NOISE_LAWS))
+        require_count("batch_size", batch_size)
+        self.noise_law, self.batch_size = noise, int(batch_size)
+
     @property
     def dim(self):
         return 1
@@ -23,10 +31,6 @@ class Landscape(ExplicitNoise):
     def noise_dim(self):
         return 1
 
-    def __check_init__(self):
-        require_choice("noise_law", self.noise_law, tuple(NOISE_LAWS))
-        require_count("batch_size", self.batch_size)
-
 
 class Circle(Landscape):
     """The non-convex problem on the circle whose weak errors are known without Monte Carlo (theory 1.2, 3.6).
@@ -34,8 +38,8 @@ class Circle(Landscape):
     L'(x) = sin x + 1.2 sin 2x,  S^½(x) = 0.8 (1 + 0.4 cos x),  x modulo 2π.
     """
 
-    noise_law: str = eqx.field(static=True, default="two_point")
-    batch_size: int = eqx.field(static=True, default=1)
+    def __init__(self, noise: str = "two_point", batch_size: int = 1):
+        super().__init__(noise, batch_size)
 
     @property
     def period(self):
@@ -66,12 +70,12 @@ class DoubleWell(Landscape):
     6.0
     """
 
-    noise_std: float = 1.0
-    noise_law: str = eqx.field(static=True, default="gaussian")
-    batch_size: int = eqx.field(static=True, default=1)
+    noise_std: float
 
-    def __check_init__(self):
-        require_number("noise_std", self.noise_std, minimum=0)
+    def __init__(self, noise_std: float = 1.0, noise: str = "gaussian", batch_size: int = 1):
+        super().__init__(noise, batch_size)
+        require_number("noise_std", noise_std, minimum=0)
+        self.noise_std = float(noise_std)
 
     @property
     def has_additive_noise(self):
@@ -107,16 +111,18 @@ class FlatSharp(Landscape):
     True
     """
 
-    tilt: float = 0.0
-    noise_std: float = 1.0
-    noise_law: str = eqx.field(static=True, default="gaussian")
-    state_dependent_noise: bool = eqx.field(static=True, default=False)
-    batch_size: int = eqx.field(static=True, default=1)
+    tilt: float
+    noise_std: float
+    state_dependent_noise: bool = eqx.field(static=True)
 
-    def __check_init__(self):
-        require_number("tilt", self.tilt)
-        require_number("noise_std", self.noise_std, minimum=0)
-        require_choice("state_dependent_noise", self.state_dependent_noise, (False, True))
+    def __init__(self, tilt: float = 0.0, noise_std: float = 1.0, noise: str = "gaussian", *,
+                 state_dependent_noise: bool = False, batch_size: int = 1):
+        super().__init__(noise, batch_size)
+        require_number("tilt", tilt)
+        require_number("noise_std", noise_std, minimum=0)
+        require_choice("state_dependent_noise", state_dependent_noise, (False, True))
+        self.tilt, self.noise_std = float(tilt), float(noise_std)
+        self.state_dependent_noise = bool(state_dependent_noise)
 
     @property
     def has_additive_noise(self):

@@ -21,7 +21,7 @@ from itograd.analysis.verdict import Verdict, band, observable_scale
 OPTIMIZER, SDE, GAUSSIAN, LIMIT, INK = "#0072B2", "#D55E00", "#009E73", "#4D4D4D", "#222222"
 MAX_PANELS = 6
 
-_STYLE: dict[str, Any] = {
+_STYLE: Any = {
     "font.family": "STIXGeneral",
     "mathtext.fontset": "stix",
     "font.size": 10,
@@ -68,15 +68,16 @@ def shown_observables(result: Verdict) -> list[str]:
 
 
 def trajectories(result: Verdict, clock: str) -> Figure:
-    """Mean ± two standard deviations over paths of optimiser and SDE, and the mean of the optimiser with Gaussian noise."""
+    """Means of optimiser, SDE and optimiser with Gaussian noise; of the first two also ± 2 standard deviations."""
 
     def draw(axes, name: str) -> None:
         for data, colour, style, text in ((result.flow, SDE, "--", "SDE"), (result.runs, OPTIMIZER, "-", "optimiser")):
-            mean, deviation = _of(data, "mean", name), np.sqrt(_of(data, "variance", name))
-            axes.fill_between(data.time, mean - 2 * deviation, mean + 2 * deviation, color=colour, alpha=0.16, linewidth=0)
+            mean, width = _of(data, "mean", name), 2 * np.sqrt(_of(data, "variance", name))
+            axes.fill_between(data.time, mean - width, mean + width, color=colour, alpha=0.16, linewidth=0)
             axes.plot(data.time, mean, style, color=colour, linewidth=1.5, label=f"{text}: mean, ± 2 s.d. of a path")
-        axes.plot(result.gaussian.time, _of(result.gaussian, "mean", name), linestyle="none", marker="o", markersize=3.6,
-                  markerfacecolor="none", markeredgecolor=GAUSSIAN, markeredgewidth=0.9, markevery=_every(result.gaussian, 12),
+        gaussian = result.gaussian
+        axes.plot(gaussian.time, _of(gaussian, "mean", name), linestyle="none", marker="o", markersize=3.6,
+                  markerfacecolor="none", markeredgecolor=GAUSSIAN, markeredgewidth=0.9, markevery=_every(gaussian, 12),
                   label="optimiser with Gaussian noise: mean")
         axes.set_ylabel(label(name))
 
@@ -98,8 +99,8 @@ def weak_errors(result: Verdict, clock: str) -> Figure:
         every = _every(total, 24)
         axes.errorbar(time, value, yerr=standard, errorevery=every, markevery=every, color=OPTIMIZER, linewidth=1.2,
                       marker="o", markersize=3.4, capsize=2, elinewidth=0.9, label="optimiser − SDE, ± 1 s.e.")
-        axes.plot(finite_step.time, unit * _of(finite_step, "weak_error", name), color=GAUSSIAN, linewidth=1, marker="o",
-                  markersize=3.4, markevery=every, markerfacecolor="white", linestyle=":",
+        axes.plot(finite_step.time, unit * _of(finite_step, "weak_error", name), ":", color=GAUSSIAN, linewidth=1,
+                  marker="o", markersize=3.4, markevery=every, markerfacecolor="white",
                   label="the same with Gaussian noise")
         axes.axhline(0, color=INK, linewidth=0.7)
         for sign in (-1, 1):
@@ -129,7 +130,8 @@ def noise_scales(found: dict[str, Any]) -> Figure:
         axes = figure.subplots()
         for position, (_, value, interval) in enumerate(rows, start=1):
             end = interval[1] if interval[1] is not None else high
-            axes.plot([max(interval[0], low), end], [position, position], color=GAUSSIAN, linewidth=2, solid_capstyle="butt")
+            axes.plot([max(interval[0], low), end], [position, position], color=GAUSSIAN, linewidth=2,
+                      solid_capstyle="butt")
             if interval[1] is None:  # no upper end
                 axes.plot(high / 1.06, position, marker=">", color=GAUSSIAN, markersize=6)
             axes.plot(value, position, "o", color=GAUSSIAN, markersize=6, markeredgecolor="white")

@@ -64,7 +64,8 @@ class ResultFolder:
             raise
         shutil.rmtree(old)
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
+                 trace: TracebackType | None) -> None:
         if self.staging != Path() and self.staging.exists():
             shutil.rmtree(self.staging)
 

@@ -41,12 +41,12 @@ def with_error(value: float | None, error: float | None, digits: int = 2) -> str
     >>> with_error(484.5612, 0.213), with_error(6.51, 0.0), with_error(1.087e-4, 7.6e-6)
     ('484.56 ± 0.21', '6.51', '(1.087 ± 0.076)×10⁻⁴')
     """
-    if value is None or error is None or not error > 0:
+    if value is None or not error:
         return number(value, 4)
     lead = math.floor(math.log10(error))
     decimals = (2 if digits == 1 and error < 2 * 10.0**lead else digits) - 1 - lead
     power = math.floor(math.log10(max(abs(value), error)))
-    if (-4 < power or -6 < lead) and power < 6:
+    if (power > -4 or lead > -6) and power < 6:
         shown = max(decimals, 0)
         return f"{round(value, decimals):.{shown}f} ± {round(error, decimals):.{shown}f}".replace("-", "−")
     shown = max(decimals + power, 0)
@@ -74,4 +74,5 @@ def of_unit(row: dict[str, Any]) -> dict[str, str]:
     """Measured value, interval and limit of an assumption as text: shares of something in per cent."""
     share = row["unit"].startswith("of ")
     show = percent if share else number
-    return {"measured": show(row["measured"]), "interval": interval(row["interval"], share), "limit": show(row["limit"])}
+    return {"measured": show(row["measured"]), "interval": interval(row["interval"], share),
+            "limit": show(row["limit"])}

@@ -64,7 +64,8 @@ def _heading(console: Console, title: str) -> None:
 def _table(*columns: str) -> Table:
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, header_style="", padding=(0, 1))
     for i, column in enumerate(columns):
-        table.add_column(column, justify="right" if i else "left", no_wrap=i > 0, min_width=0 if i else 12, overflow="fold")
+        table.add_column(column, justify="right" if i else "left", no_wrap=i > 0, min_width=0 if i else 12,
+                         overflow="fold")
     return table
 
 
@@ -119,8 +120,9 @@ def _room(found: dict[str, Any], console: Console) -> None:
     room = found["batch_size_room"]
     _heading(console, "Room for other batch sizes")
     if room["sharp"] is not None:
-        _line(console, f"κ ≤ {number(room['sharp'])} ({interval(room['sharp_interval'])}; weak form: {number(room['weak'])}), "
-                       f"to stay {number(room['closeness'])}-close to this run at equilibrium. {NECESSARY}")
+        _line(console, f"κ ≤ {number(room['sharp'])} ({interval(room['sharp_interval'])}; weak form: "
+                       f"{number(room['weak'])}), to stay {number(room['closeness'])}-close to this run at "
+                       f"equilibrium. {NECESSARY}")
     else:
         _line(console, "There is no bound on the batch factor:")
         for reason in room["reasons"]:

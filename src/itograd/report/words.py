@@ -37,8 +37,8 @@ def setting(found: dict[str, Any]) -> list[str]:
     return [
         f"{run['optimizer']}, batch size {run['batch_size']}",
         f"{problem_name(found)}: {size}{data}",
-        f"{run['steps']} steps, continuous time {number(run['time'], 6)} ({run['clock']}, {number(run['time_per_step'], 6)} "
-        "a step)",
+        f"{run['steps']} steps, continuous time {number(run['time'], 6)} ({run['clock']}, "
+        f"{number(run['time_per_step'], 6)} a step)",
         f"against its SDE of weak order {run['order']}: {run['paths']} paths of each, {run['save_points']} save points",
     ]
 
@@ -57,11 +57,11 @@ def simple_scale_sentence(found: dict[str, Any]) -> str:
     batch = found["run"]["batch_size"]
     if not isinstance(scale, dict) or scale["simple"] is None:
         return "B_simple = B tr Σ/|∇L|² is a heuristic for the batch size above which noise no longer dominates."
-    relation = "below" if batch < scale["simple"] else "above"
-    return (f"Batch size {batch} is {relation} B_simple at the end of a run, {number(scale['simple'])}: the noise of a step "
-            f"is {'larger' if relation == 'below' else 'smaller'} than the gradient. B_simple is a heuristic, no bound.")
+    relation, noise = ("below", "larger") if batch < scale["simple"] else ("above", "smaller")
+    return (f"Batch size {batch} is {relation} B_simple at the end of a run, {number(scale['simple'])}: the noise of a "
+            f"step is {noise} than the gradient. B_simple is a heuristic, no bound.")
 
 
 def scaled_notes(scaled: dict[str, Any]) -> list[str]:
     """The rule of a scaled recipe, and how its steps were rounded."""
-    return [scaled["rule"][:1].upper() + scaled["rule"][1:] + ".", scaled["rounding"][:1].upper() + scaled["rounding"][1:] + "."]
+    return [f"{note[:1].upper()}{note[1:]}." for note in (scaled["rule"], scaled["rounding"])]
