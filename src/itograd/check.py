@@ -65,6 +65,7 @@ class Check:
             "format": FORMAT,
             "verdict": result.decision,
             "reasons": list(result.reasons),
+            "remarks": list(result.remarks),
             "tolerance": result.tolerance,
             "confidence": result.confidence,
             "assumptions": [_assumption(row) for row in result.assumptions],
@@ -99,7 +100,7 @@ def check(recipe: Recipe, progress: bool | None = None) -> Check:
     say(f"[1/3] optimiser, optimiser with Gaussian noise, SDE: {run.paths} paths each, {recipe.steps} steps")
     found = verdict(recipe.optimizer, recipe.problem, steps=recipe.steps, save_every=run.save_every, x0=recipe.x0,
                     paths=run.paths, seed=run.seed, tolerance=run.tolerance, confidence=run.confidence, order=run.order,
-                    dtype=run.dtype, progress=progress)
+                    observables=run.observables,                    dtype=run.dtype, progress=progress)
     say("[2/3] gradient noise scale at the start and at the end")
     scales = _noise_scales(recipe)
     say("[3/3] equilibrium and the room for other batch sizes")

@@ -110,7 +110,7 @@ def check(recipe: Path | None, as_json: bool, output: Path | None, paths: int | 
 @click.option("--weight-decay", type=float, help="Coupled weight decay.")
 @click.option("--clock", type=click.Choice(["overdamped", "underdamped"]), help="Of momentum and nesterov.")
 @click.option("--steps", type=int, help="The number of steps now.")
-@click.option("--betas", type=click.Choice(["memory", "linear"]), help="How momentum scales in the underdamped clock.")
+@click.option("--betas", type=click.Choice(["linear", "memory"]), help="How momentum scales in the underdamped clock.")
 @click.option("--measure", is_flag=True, help="Run the RECIPE to equilibrium, and bound the batch factor.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON alone on standard output.")
 def scale(what: str, to: int | None, batch_size: int | None, betas: str | None, measure: bool, as_json: bool,
@@ -144,7 +144,7 @@ def scale(what: str, to: int | None, batch_size: int | None, betas: str | None, 
     from itograd.check import batch_size_room, room_to_dict, scaled_to_dict
     from itograd.scaling import bound_sentence, scaled_recipe
 
-    scaled = scaled_recipe(optimizer, old, new, steps=steps, betas=betas or "memory")
+    scaled = scaled_recipe(optimizer, old, new, steps=steps, betas=betas or "linear")
     shown = scaled_to_dict(scaled)
     room = room_to_dict(batch_size_room(recipe)) if recipe and measure else None
     if room is None:

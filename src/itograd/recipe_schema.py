@@ -136,7 +136,7 @@ class RayleighProblem(ProblemSection):
 
 class CircleProblem(ProblemSection):
     kind: Literal["circle"]
-    noise_law: NoiseLaw | None = None
+    noise: NoiseLaw | None = None
     batch_size: Count | None = None
 
 
@@ -320,13 +320,14 @@ class RunSection(Section):
     confidence: Share = 0.95
     order: Literal[1, 2] = 1
     x0: Numbers | None = None
+    observables: Annotated[list[str], Field(min_length=1)] | None = None
 
 
 class ScaleSection(Section):
     """The batch sizes that the reader is interested in, and how their recipes are made."""
 
     batch_sizes: list[Count] = Field(default_factory=list)
-    betas: Literal["memory", "linear"] = "memory"
+    betas: Literal["linear", "memory"] = "linear"
     closeness: Annotated[float, Field(gt=1)] = math.sqrt(2)
     equilibrium_steps: Annotated[int, Field(ge=64)] | None = None
 

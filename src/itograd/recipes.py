@@ -55,7 +55,7 @@ def load_recipe(path: str | os.PathLike | None = None,
     """Read a recipe file and check it whole; without a path, the built-in digits example.
 
     Args:
-        path: a TOML file; names of data files in it are relative to its folder.
+        path: a TOML file; data files and modules that it names are looked for beside it.
         overrides: values, by section and key, that replace those of the file: {"run": {"paths": 64}}.
 
     Raises RecipeError with one line for each problem; a problem of the user's own is called, nothing is run.
@@ -69,7 +69,7 @@ def load_recipe(path: str | os.PathLike | None = None,
         if isinstance(document.setdefault(section, {}), dict):
             document[section].update(values)
     sections = _validate(document, folder)
-    return _build(name, text, document, sections)
+    return _build(name, text, document, sections, folder)
 
 
 def _read(path) -> tuple[str, str, Path]:
@@ -187,13 +187,14 @@ def _shown(value: Any) -> str:
 # -------------------------------------------------------------------------------------------------- what it stands for
 
 
-def _build(name: str, text: str, document: dict[str, Any], sections: RecipeFile) -> Recipe:
+def _build(name: str, text: str, document: dict[str, Any], sections: RecipeFile, folder: Path) -> Recipe:
     from itograd.optimizers.optimizer import modified_equation
+    from itograd.simulation.ensemble import chosen_observables
 
     problem_section, optimizer_section, run, scale = sections.problem, sections.optimizer, sections.run, sections.scale
     problems: list[str] = []
     with _collected(problems, "problem", type(problem_section)):
-        problem = _problem(problem_section)
+        problem = _problem(problem_section, folder)
         _check_batch_size(problem, "problem.batch_size", problem.batch_size)
         for i, size in enumerate(scale.batch_sizes):
             _check_batch_size(problem, f"scale.batch_sizes[{i}]", size)
@@ -203,6 +204,7 @@ def _build(name: str, text: str, document: dict[str, Any], sections: RecipeFile)
     _raise(problems)
     with _collected(problems, "run", RunSection):
         x0 = None if run.x0 is None else _start(run.x0, problem)
+        chosen_observables(problem, run.observables)
     try:
         modified_equation(optimizer, problem, run.order)
     except ValueError as error:
@@ -241,23 +243,23 @@ def _raise(problems: list[str]) -> None:
         raise RecipeError("\n".join(problems))
 
 
-def _problem(section) -> Problem:
+def _problem(section, folder: Path) -> Problem:
     if not isinstance(section, FunctionProblem):
         return section.build()
     from itograd.problems.problem import Problem
 
-    problem = _call(section.function, section.arguments)
+    problem = _call(section.function, section.arguments, folder)
     if not isinstance(problem, Problem):
         raise RecipeError(f"problem.function must return an itograd Problem: {section.function} returned "
                           f"{type(problem).__name__}")
     return problem if section.batch_size is None else problem.with_batch_size(section.batch_size)
 
 
-def _call(name: str, arguments: Mapping[str, Any]) -> Any:
-    """The value of the user's function `package.module:function`, found in the current folder too."""
+def _call(name: str, arguments: Mapping[str, Any], folder: Path) -> Any:
+    """The value of the user's function `package.module:function`, found beside the recipe and in the current folder too."""
     module_name, _, function_name = name.partition(":")
-    folder = os.getcwd()
-    sys.path.insert(0, folder)
+    own = [str(folder.resolve()), os.getcwd()]
+    sys.path[:0] = own
     importlib.invalidate_caches()
     try:
         function = getattr(importlib.import_module(module_name), function_name, None)
@@ -268,14 +270,15 @@ def _call(name: str, arguments: Mapping[str, Any]) -> Any:
         raise
     except ModuleNotFoundError as error:
         raise RecipeError(f"problem.function: no module named {error.name!r}, neither installed nor in "
-                          f"{folder}") from error
+                          f"{' or '.join(dict.fromkeys(own))}") from error
     except Exception as error:  # the user's own code may raise anything
         place = traceback.extract_tb(error.__traceback__)[-1]
         raise RecipeError(f"problem.function: {name} raised {type(error).__name__} ({Path(place.filename).name}, line "
                           f"{place.lineno}): {' '.join(str(error).split())}") from error
     finally:
-        if folder in sys.path:
-            sys.path.remove(folder)
+        for entry in own:
+            if entry in sys.path:
+                sys.path.remove(entry)
 
 
 def _check_batch_size(problem: Problem, name: str, batch_size: int) -> None:

@@ -49,10 +49,10 @@ class ScaledRecipe:
 
 
 def scaled_recipe(optimizer: Optimizer, batch_size: int, new_batch_size: int, *, steps: int | None = None,
-                  betas: str = "memory") -> ScaledRecipe:
+                  betas: str = "linear") -> ScaledRecipe:
     """The recipe of `optimizer` at `new_batch_size`, by the optimiser's own scaling rule.
 
-    `betas` says how the momentum of the underdamped clock moves: by its "memory" in continuous time, or "linear".
+    `betas` says how the momentum of the underdamped clock moves: "linear" in 1−μ, or by its "memory" in time.
 
     Raises ValueError where the optimiser has no such rule, or where not half a step would be left.
 

@@ -66,7 +66,7 @@ def test_the_built_in_recipe_and_the_examples_are_one_experiment():
 @pytest.mark.parametrize(("problem", "kind"), [
     ('kind = "linear_regression"\nfeatures = [[1.0], [2.0]]\ntargets = [1.0, 0.5]', ig.problems.LinearRegression),
     ('kind = "rayleigh"\nbatch_size = 2', ig.problems.Rayleigh),
-    ('kind = "double_well"\nnoise_std = 0.5\nnoise_law = "skewed"', ig.problems.DoubleWell),
+    ('kind = "double_well"\nnoise_std = 0.5\nnoise = "skewed"', ig.problems.DoubleWell),
     ('kind = "circle"', ig.problems.Circle),
     ('kind = "flat_sharp"\ntilt = -0.02\nstate_dependent_noise = true', ig.problems.FlatSharp),
 ])

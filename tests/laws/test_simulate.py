@@ -88,6 +88,14 @@ def test_default_observables_follow_the_dimension():
     assert digits.observable.values.tolist() == ["loss", "squared_norm", "accuracy"]
 
 
+def test_observables_may_be_named():
+    runs = run(observables=["squared_norm", "x1", "loss"])
+    x = run()["path_values"].values[..., :2]
+    assert runs.observable.values.tolist() == ["squared_norm", "x1", "loss"]
+    np.testing.assert_allclose(runs["path_values"].values[..., 0], (x**2).sum(-1), rtol=1e-5)
+    np.testing.assert_array_equal(runs["path_values"].values[..., 1], x[..., 1])
+
+
 def test_a_result_survives_netcdf(tmp_path):
     runs = run(quantiles=[0.5], covariance=True)
     again = ig.load(ig.save(runs, tmp_path / "runs.nc"))
@@ -136,6 +144,8 @@ class Shrinking(ig.SGD):
     ({"dt": 0.1}, "belong to a modified equation"),
     ({"observables": {"both": lambda x: x}}, "'both' must return a scalar"),
     ({"observables": {}}, "at least one"),
+    ({"observables": []}, "at least one"),
+    ({"observables": ["loss", "accuracy", "x2"]}, r"names among loss, squared_norm and x0 … x1: got \['accuracy', 'x2'\]"),
 ])
 def test_bad_input_is_refused_with_its_name(change, message):
     with pytest.raises((ValueError, TypeError), match=message):

@@ -47,6 +47,7 @@ def test_a_group_without_paths_changes_nothing(values):
     np.testing.assert_allclose(m.variance, values[:, :300].var(axis=1, ddof=1), rtol=1e-11)
     lost = Moments.of(values, np.zeros((3, 500), bool))
     assert np.isnan(lost.variance).all()
+    assert np.isnan(lost.mean).all()
 
 
 def test_standard_errors_have_the_spread_they_claim():

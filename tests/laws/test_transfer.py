@@ -205,7 +205,7 @@ def test_refusals_say_why(process, options, message):
 
 def test_a_scheme_with_unknown_increments_is_refused():
     chain = DiscretisedEquation(SGD(0.2).modified_equation(Circle()), EulerMaruyama(), 0.1)
-    exact = eqx.tree_at(lambda c: c.scheme, chain, ExactAffine(np.eye(1), np.zeros(1), np.eye(1)))
+    exact = eqx.tree_at(lambda c: c.scheme, chain, ExactAffine((np.eye(1), np.zeros(1), np.eye(1))))
     with pytest.raises(ValueError, match="must be EulerMaruyama, HeunDrift or WeakOrder2"):
         expectation(exact)
 

@@ -30,8 +30,8 @@ def test_large_steps_are_not_and_the_finite_step_is_named():
     result = verdict(rate=0.5)
     assert result.decision == "do not trust"
     assert rows(result)["weak error of x0"].outcome == FAILS
-    assert any("finite step" in reason for reason in result.reasons)
-    assert not any("shape of the noise" in reason for reason in result.reasons)
+    assert any("finite step" in reason for reason in result.remarks)
+    assert not any("shape of the noise" in reason for reason in result.remarks)
 
 
 def test_few_paths_cannot_tell():
@@ -47,7 +47,7 @@ def test_skewed_noise_is_measured_and_named():
     cube = {"cube": lambda x: x[0] ** 3}
     result = verdict(rate=0.2, problem=skewed, x0=[0.0], steps=20, save_every=2, paths=60_000, observables=cube)
     assert rows(result)["skewness of the noise"].measured == pytest.approx(1.5, abs=0.3)
-    assert any("non-Gaussian shape of the noise" in reason for reason in result.reasons)
+    assert any("non-Gaussian shape of the noise" in reason for reason in result.remarks)
 
 
 def test_a_diverged_path_forbids_trust():

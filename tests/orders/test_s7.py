@@ -58,6 +58,6 @@ def test_s7_verdicts(batch_size, rate, decision):
     if decision is not None:
         assert result.decision == decision
     else:  # small but significant
-        assert any("a significant deviation: squared_norm" in reason for reason in result.reasons)
+        assert any("a significant deviation: squared_norm" in reason for reason in result.remarks)
         final_share = result.errors["total"]["weak_error"].values[-1, 1] / 478
         assert 0.005 < final_share < 0.02

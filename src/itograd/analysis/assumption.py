@@ -9,7 +9,10 @@ HOLDS, FAILS, OPEN = "holds", "fails", "open"
 
 @dataclass(frozen=True)
 class Assumption:
-    """A measured value against its limit. `rule` says how `interval` leads to `outcome`: holds, fails or open."""
+    """A measured value against its limit. `rule` says how `interval` leads to `outcome`: holds, fails or open.
+
+    A value that could not be measured is NaN.
+    """
 
     name: str
     measured: float
@@ -19,3 +22,4 @@ class Assumption:
     rule: str
     outcome: str
     decisive: bool = True
+    remedy: str = ""  # what to do where the outcome is open

@@ -19,7 +19,7 @@ step does and what the non-Gaussian noise does, so that the verdict can name the
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -47,10 +47,14 @@ SKEWNESS_LIMIT = 0.5
 
 @dataclass(frozen=True)
 class Verdict:
-    """The decision, the table behind it and the ensembles behind the table."""
+    """The decision, the table behind it and the ensembles behind the table.
+
+    `reasons` led to the decision; `remarks` say what did not: a significant deviation, and what it comes from.
+    """
 
     decision: str
     reasons: tuple[str, ...]
+    remarks: tuple[str, ...]
     assumptions: tuple[Assumption, ...]
     tolerance: float
     confidence: float
@@ -63,11 +67,11 @@ class Verdict:
         width = max(len(a.name) for a in self.assumptions)
         rows = [f"  {a.name:<{width}}  {a.measured:>9.3g}  [{a.interval[0]:.3g}, {a.interval[1]:.3g}]  "
                 f"limit {a.limit:.3g} {a.unit}  {a.outcome if a.decisive else f'({a.outcome})'}" for a in self.assumptions]
-        return "\n".join([self.decision, *(f"  {reason}" for reason in self.reasons), *rows])
+        return "\n".join([self.decision, *(f"  {line}" for line in (*self.reasons, *self.remarks)), *rows])
 
 
 def verdict(optimizer: Optimizer, problem: Problem, *, steps: int, save_every: int | None = None, x0: Any = None,
-            paths: int = 512, seed: int = 0, observables: dict[str, Callable] | None = None, tolerance: float = 0.05,
+            paths: int = 512, seed: int = 0, observables: Mapping[str, Callable] | Sequence[str] | None = None, tolerance: float = 0.05,
             confidence: float = 0.95, order: int = 1, dtype: str = "float32", progress: bool | None = None) -> Verdict:
     """Run optimiser and SDE, and say whether the SDE describes the optimiser; the rules stand at the head of this file.
 
@@ -99,7 +103,9 @@ def verdict(optimizer: Optimizer, problem: Problem, *, steps: int, save_every: i
     errors = {"total": weak_error(runs, flow), "finite_step": weak_error(gaussian, flow),
               "noise_shape": weak_error(runs, gaussian)}
     start = problem.x0 if x0 is None else x0
-    (end,) = final_points(optimizer.chain(problem), start, steps, seed=seed, dtype=dtype)
+    ends = final_points(optimizer.chain(problem), start, steps, paths=min(paths, 16), seed=seed, dtype=dtype)
+    finite = ends[np.isfinite(ends).all(axis=1)]
+    end = finite[0] if len(finite) else None  # where the noise is measured
     rows = (
         *_error_rows(errors, flow, tolerance, confidence),
         _discretisation_row(errors["total"], flow, tolerance),
@@ -108,7 +114,7 @@ def verdict(optimizer: Optimizer, problem: Problem, *, steps: int, save_every: i
         _skewness_row(problem, end, seed, confidence),
     )
     decision, reasons = _decide(rows)
-    return Verdict(decision, (*reasons, *_remarks(errors, confidence)), rows, tolerance, confidence, runs, flow,
+    return Verdict(decision, tuple(reasons), tuple(_remarks(errors, confidence)), rows, tolerance, confidence, runs, flow,
                    gaussian, errors)
 
 
@@ -145,23 +151,28 @@ def _error_rows(errors, flow, tolerance, confidence):
     for i, name in enumerate(flow.observable.values.tolist()):
         yield _error_row(f"weak error of {name}", errors["total"], i, scale, tolerance, confidence, True)
     for label, key in (("finite step (Gaussian noise)", "finite_step"), ("shape of the noise", "noise_shape")):
-        worst = int(np.nanargmax(_bounds(errors[key], scale, confidence)[0].max(axis=0)))
+        worst = _largest(_bounds(errors[key], scale, confidence)[0].max(axis=0))
         name = flow.observable.values[worst]
         yield _error_row(f"{label}, {name}", errors[key], worst, scale, tolerance, confidence, False)
 
 
 def _error_row(name, error, i, scale, tolerance, confidence, decisive) -> Assumption:
     e, low, high = (b[:, i] for b in _bounds(error, scale, confidence))
-    at = int(np.nanargmax(e)) if np.isfinite(e).any() else 0
+    at = _largest(e)
     if np.isfinite(high).all() and (high <= tolerance).all():
         outcome = HOLDS
     else:
         outcome = FAILS if (low > tolerance).any() else OPEN
     if outcome == FAILS:
-        at = int(np.nanargmax(low))
+        at = _largest(low)
     return Assumption(name, float(e[at]), (float(low[at]), float(high[at])), tolerance, "of its scale",
                       f"fails if some simultaneous {confidence:.0%} band lies beyond the limit, holds if all lie within",
-                      outcome, decisive)
+                      outcome, decisive, remedy="run more paths")
+
+
+def _largest(values) -> int:
+    """The place of the largest of the values that are numbers; 0 where none is (no path is left to measure it)."""
+    return int(np.argmax(np.where(np.isnan(values), -np.inf, values)))
 
 
 def _discretisation_row(error, flow, tolerance) -> Assumption:
@@ -170,16 +181,15 @@ def _discretisation_row(error, flow, tolerance) -> Assumption:
     worst, limit = float(np.nanmax(share)), tolerance / 2
     return Assumption("discretisation of the SDE", float(np.nanmax(np.asarray(d) / observable_scale(flow))), (0.0, worst), limit,
                       "of its scale", "open if the error with two standard errors exceeds half the tolerance",
-                      HOLDS if worst <= limit else OPEN)
+                      HOLDS if worst <= limit else OPEN, remedy="give the SDE a finer step or a better scheme")
 
 
 def _divergence_row(runs, flow) -> Assumption:
     lost = int(runs["diverged"].values[-1])
     also = int(flow["diverged"].values[-1])
     paths = int(runs.attrs["paths"])
-    low, high = stats.beta.ppf([0.025, 0.975], [lost, lost + 1], [paths - lost + 1, paths - lost]) if lost else (
-        0.0, 1 - 0.05 ** (1 / paths))
-    return Assumption("diverged paths", lost / paths, (float(low), float(high)), 0.0, "of the optimiser's paths",
+    interval = stats.binomtest(lost, paths).proportion_ci(0.95, method="exact")
+    return Assumption("diverged paths", lost / paths, (interval.low, interval.high), 0.0, "of the optimiser's paths",
                       f"fails if any path is lost ({lost} of the optimiser, {also} of the SDE); Clopper–Pearson interval",
                       HOLDS if lost + also == 0 else FAILS)
 
@@ -187,25 +197,37 @@ def _divergence_row(runs, flow) -> Assumption:
 def _sampling_rows(optimizer, problem, point, seed):
     if problem.dataset_size is None:
         return
-    share = reshuffling_share(problem, point, learning_rate=effective_learning_rate(optimizer), seed=seed)
-    low, high = share.value - 2 * share.standard_error, share.value + 2 * share.standard_error
+    rate = effective_learning_rate(optimizer)
+    share, error = _measured(point, lambda x: reshuffling_share(problem, x, learning_rate=rate, seed=seed))
+    low, high = np.clip([share - 2 * error, share + 2 * error], 0.0, 1.0).tolist()
     reshuffled = problem.sampling == "reshuffling"
     outcome = HOLDS if high <= RESHUFFLING_LIMIT else FAILS if low > RESHUFFLING_LIMIT else OPEN
-    yield Assumption("noise that reshuffling suppresses" if reshuffled else "noise lost if one reshuffled", share.value,
-                     (max(low, 0.0), min(high, 1.0)), RESHUFFLING_LIMIT, "of tr Σ",
+    yield Assumption("noise that reshuffling suppresses" if reshuffled else "noise lost if one reshuffled", share,
+                     (low, high), RESHUFFLING_LIMIT, "of tr Σ",
                      "share of tr Σ in directions with η λ N/B < 20, at the end of a run; two standard errors; "
-                     "decides only where batches are reshuffled", outcome, decisive=reshuffled)
+                     "decides only where batches are reshuffled", outcome, reshuffled, remedy="sample with replacement")
 
 
 def _skewness_row(problem, point, seed, confidence):
-    skewness = noise_skewness(problem, point, batches=2048, seed=seed)
-    half = stats.norm.ppf((1 + confidence) / 2) * skewness.standard_error
-    low, high = skewness.value - half, skewness.value + half
+    skewness, error = _measured(point, lambda x: noise_skewness(problem, x, batches=2048, seed=seed))
+    half = float(stats.norm.ppf((1 + confidence) / 2) * error)
+    low, high = skewness - half, skewness + half
     small = max(abs(low), abs(high)) <= SKEWNESS_LIMIT
     large = low > SKEWNESS_LIMIT or high < -SKEWNESS_LIMIT
-    return Assumption("skewness of the noise", skewness.value, (low, high), SKEWNESS_LIMIT, "along the gradient",
+    return Assumption("skewness of the noise", skewness, (low, high), SKEWNESS_LIMIT, "along the gradient",
                       f"measured at the end of a run; {confidence:.0%} interval; explains, and does not decide",
                       HOLDS if small else FAILS if large else OPEN, decisive=False)
+
+
+def _measured(point, measure) -> tuple[float, float]:
+    """Value and standard error of a measurement at a point; NaN where there is no such point, or nothing to measure."""
+    if point is None:
+        return np.nan, np.nan
+    try:
+        found = measure(point)
+    except ValueError:  # no noise, or no gradient, at the point
+        return np.nan, np.nan
+    return found.value, found.standard_error
 
 
 def effective_learning_rate(optimizer: Optimizer) -> float:
@@ -221,8 +243,8 @@ def _decide(rows) -> tuple[str, list[str]]:
         return DO_NOT_TRUST, [f"{row.name}: {row.measured:.3g} {row.unit}, and at most {row.limit:.3g} is accepted"
                               for row in failed]
     if unclear:
-        return CANNOT_TELL, [f"{row.name}: the interval [{row.interval[0]:.3g}, {row.interval[1]:.3g}] {row.unit} holds the "
-                             f"limit {row.limit:.3g}; run more paths" for row in unclear]
+        return CANNOT_TELL, [f"{row.name}: the interval [{row.interval[0]:.3g}, {row.interval[1]:.3g}] {row.unit} reaches "
+                             f"beyond the limit {row.limit:.3g}; {row.remedy}" for row in unclear]
     return TRUST, ["every weak error lies within the tolerance, at every save point"]
 
 
@@ -245,5 +267,5 @@ def _most_significant(error: xr.Dataset):
     e = error["weak_error"].values
     with np.errstate(divide="ignore", invalid="ignore"):
         score = np.where(s > 0, np.maximum(np.abs(e) - _own_error(error)[0], 0) / s, 0.0)
-    i, j = np.unravel_index(np.nanargmax(score), score.shape)
+    i, j = np.unravel_index(_largest(score), score.shape)
     return float(score[i, j]), str(error.observable.values[j]), float(e[i, j]), float(error.time.values[i])

@@ -16,17 +16,17 @@ def conclusion(found: dict[str, Any]) -> str:
     return {
         "trust": f"The SDE describes this run: every mean agrees within {share} of its range over the run.",
         "do not trust": f"The SDE does not describe this run to {share} of the range of its means.",
-        "cannot tell": f"The error bars are too wide to say whether the SDE agrees within {share}: run more paths.",
+        "cannot tell": f"These runs do not tell whether the SDE agrees within {share} of the range of its means.",
     }[found["verdict"]]
 
 
 def reasons(found: dict[str, Any]) -> list[str]:
-    """The reasons of the verdict, shortened where they are many; what is remarked beside them stands last."""
-    given = found["reasons"]
-    if len(given) <= MAX_REASONS:
-        return given
-    left_out = len(given) - MAX_REASONS
-    return [*given[:MAX_REASONS - 1], f"and {left_out} more of the kind, in the table of assumptions", given[-1]]
+    """The reasons of the verdict, shortened where they are many, and then its remarks."""
+    given, remarks = found["reasons"], found["remarks"]
+    if len(given) > MAX_REASONS:
+        left_out = len(given) - MAX_REASONS + 1
+        given = [*given[:MAX_REASONS - 1], f"and {left_out} more of the kind, in the table of assumptions"]
+    return [*given, *remarks]
 
 
 def setting(found: dict[str, Any]) -> list[str]:

@@ -38,7 +38,7 @@ def simulate(
     save_at: Sequence[float] | np.ndarray | xr.DataArray | None = None,
     paths: int = 1000,
     seed: int = 0,
-    observables: dict[str, Callable] | None = None,
+    observables: Mapping[str, Callable] | Sequence[str] | None = None,
     quantiles: Sequence[float] = (),
     covariance: bool = False,
     keep_paths: int = 0,
@@ -61,7 +61,8 @@ def simulate(
         x0: where every path starts, shape (d,), or a function of `Draws` that samples it; default `problem.x0`.
         paths: the number of independent paths.
         seed: every random word is a function of (seed, path, step, lane).
-        observables: functions of x (shape (d,)) that return a scalar, by name. Default: the components where d <= 32,
+        observables: functions of x (shape (d,)) that return a scalar, by name; or a list of known names: "loss",
+            "squared_norm", the components "x0", "x1" … and the problem's own. Default: the components where d <= 32,
             else the loss, the squared norm and the problem's own.
         quantiles: levels in (0, 1); they are computed from the first 65,536 paths.
         covariance: also the covariance matrix of the observables.
@@ -106,8 +107,7 @@ def simulate(
             model = model.chain(problem)
         problem = model.problem
     start = _starting_point(x0, problem)
-    chosen = default_observables(problem) if observables is None else dict(observables)
-    require(chosen, "observables must name at least one function")
+    chosen = chosen_observables(problem, observables)
     unknown = sorted(set(discretisation_tolerance or {}) - set(chosen))
     require(not unknown, f"discretisation_tolerance names {unknown}, which are no observables: they are {list(chosen)}")
 
@@ -123,11 +123,25 @@ def simulate(
                     threads=threads, progress=progress, discretisation=discretisation)
 
 
-def default_observables(problem: Problem) -> dict[str, Callable]:
-    """The components where d <= 32, else the loss, the squared norm and the problem's own."""
-    if problem.dim <= MAX_COMPONENTS:
-        return {f"x{i}": Component(i) for i in range(problem.dim)}
-    return {"loss": problem.loss, "squared_norm": squared_norm, **problem.observables()}
+def chosen_observables(problem: Problem, observables=None) -> dict[str, Callable]:
+    """The observables that the argument of `simulate` of this name stands for, by name."""
+    summary = {"loss": problem.loss, "squared_norm": squared_norm, **problem.observables()}
+    if observables is None:
+        few = problem.dim <= MAX_COMPONENTS
+        return {f"x{i}": Component(i) for i in range(problem.dim)} if few else summary
+    if not isinstance(observables, Mapping):
+        found = {name: summary.get(name) or _component(name, problem.dim) for name in observables}
+        unknown = [name for name, function in found.items() if function is None]
+        require(not unknown, f"observables must be functions by name, or names among {', '.join(summary)} and "
+                             f"x0 … x{problem.dim - 1}: got {unknown}")
+        return chosen_observables(problem, found)
+    require(observables, "observables must name at least one function")
+    return dict(observables)
+
+
+def _component(name, dim: int) -> Callable | None:
+    number = name[1:] if isinstance(name, str) and name.startswith("x") else ""
+    return Component(int(number)) if number.isdecimal() and int(number) < dim else None
 
 
 class Component(eqx.Module):

@@ -14,10 +14,10 @@ from jaxtyping import Float
 
 @dataclass(frozen=True)
 class Moments:
-    """Moments at every save point: count (s, 1), mean and the sums of 2nd, 3rd, 4th central powers (s, n)."""
+    """Moments at every save point: count (s, 1), and centre and sums of 2nd, 3rd, 4th central powers (s, n)."""
 
     count: Float[np.ndarray, "s 1"]
-    mean: Float[np.ndarray, "s n"]
+    centre: Float[np.ndarray, "s n"]  # the mean; 0 where there is no path
     m2: Float[np.ndarray, "s n"]
     m3: Float[np.ndarray, "s n"]
     m4: Float[np.ndarray, "s n"]
@@ -29,19 +29,19 @@ class Moments:
         weight = valid[..., None].astype(float)
         values = np.where(valid[..., None], values, 0.0).astype(float)
         count = weight.sum(axis=1)
-        mean = values.sum(axis=1) / np.maximum(count, 1)
-        centred = (values - mean[:, None]) * weight
+        centre = values.sum(axis=1) / np.maximum(count, 1)
+        centred = (values - centre[:, None]) * weight
         square = centred**2
         comoment = np.einsum("spi,spj->sij", centred, centred) if covariance else None
-        return cls(count, mean, square.sum(1), (square * centred).sum(1), (square**2).sum(1), comoment)
+        return cls(count, centre, square.sum(1), (square * centred).sum(1), (square**2).sum(1), comoment)
 
     def merge(self, other: Moments) -> Moments:
         """The moments of both groups together."""
         a, b = self.count, other.count
         n = np.maximum(a + b, 1)
-        delta = other.mean - self.mean
+        delta = other.centre - self.centre
         shift = delta / n
-        mean = self.mean + b * shift
+        centre = self.centre + b * shift
         cross = a * b * delta * shift
         m2 = self.m2 + other.m2 + cross
         m3 = self.m3 + other.m3 + cross * shift * (a - b) + 3 * shift * (a * other.m2 - b * self.m2)
@@ -56,7 +56,12 @@ class Moments:
         if self.comoment is not None and other.comoment is not None:
             outer = delta[:, :, None] * delta[:, None, :]
             comoment = self.comoment + other.comoment + (a * b / n)[:, :, None] * outer
-        return Moments(a + b, mean, m2, m3, m4, comoment)
+        return Moments(a + b, centre, m2, m3, m4, comoment)
+
+    @property
+    def mean(self) -> np.ndarray:
+        """The mean (s, n); NaN where there is no path."""
+        return np.where(self.count > 0, self.centre, np.nan)
 
     @property
     def variance(self) -> np.ndarray:
