@@ -32,6 +32,7 @@ test-slow: $(VENV)/ready-test
 
 lint: $(VENV)/ready-lint
 	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
 bench: $(VENV)/ready-test

@@ -29,12 +29,23 @@ def measure(workload: Workload, repeat: int) -> list[dict]:
     ours = np.median(times["itograd"])
     rows = []
     for name in workload.runs:
-        deviation = max(float(np.max(np.abs(a - b) / np.hypot(s, t)))
-                        for (a, s), (b, t) in zip(means["itograd"], means[name])) if name != "itograd" else 0.0
+        deviation = (
+            max(float(np.max(np.abs(a - b) / np.hypot(s, t))) for (a, s), (b, t) in zip(means["itograd"], means[name]))
+            if name != "itograd"
+            else 0.0
+        )
         median = float(np.median(times[name]))
-        rows.append({"workload": workload.name, "rival": name, "path_steps_per_second": workload.path_steps / median,
-                     "seconds": median, "first_call_seconds": first[name], "itograd_is_faster_by": median / ours,
-                     "largest_z_against_itograd": deviation})
+        rows.append(
+            {
+                "workload": workload.name,
+                "rival": name,
+                "path_steps_per_second": workload.path_steps / median,
+                "seconds": median,
+                "first_call_seconds": first[name],
+                "itograd_is_faster_by": median / ours,
+                "largest_z_against_itograd": deviation,
+            }
+        )
     return rows
 
 
@@ -52,8 +63,11 @@ def main() -> None:
         return
     print(f"{'workload':<32}{'rival':<26}{'path-steps/s':>14}{'itograd faster by':>20}{'first call':>12}{'max z':>8}")
     for row in rows:
-        print(f"{row['workload']:<32}{row['rival']:<26}{row['path_steps_per_second']:>14.3g}"
-              f"{row['itograd_is_faster_by']:>19.1f}×{row['first_call_seconds']:>10.1f} s{row['largest_z_against_itograd']:>8.1f}")
+        print(
+            f"{row['workload']:<32}{row['rival']:<26}{row['path_steps_per_second']:>14.3g}"
+            f"{row['itograd_is_faster_by']:>19.1f}×{row['first_call_seconds']:>10.1f} s"
+            f"{row['largest_z_against_itograd']:>8.1f}"
+        )
 
 
 if __name__ == "__main__":

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Callable
 
 import jax
 import jax.numpy as jnp
@@ -33,8 +33,9 @@ def euler_maruyama(paths: int, steps: int, eta: float = 0.01) -> Workload:
     sde = ig.modified_equation(ig.SGD(eta), problem)
 
     def ours(seed):
-        flow = ig.simulate(sde, x0=X0, save_at=[steps * eta], dt=eta, scheme=EulerMaruyama(), paths=paths, seed=seed,
-                           progress=False)
+        flow = ig.simulate(
+            sde, x0=X0, save_at=[steps * eta], dt=eta, scheme=EulerMaruyama(), paths=paths, seed=seed, progress=False
+        )
         return flow["mean"].values[-1], flow["mean_standard_error"].values[-1]
 
     @partial(jax.jit, static_argnums=0)
@@ -52,9 +53,15 @@ def euler_maruyama(paths: int, steps: int, eta: float = 0.01) -> Workload:
             x = x - eta * x @ A.T.astype("f4") + eta * rng.standard_normal(x.shape, dtype="f4") @ S.T.astype("f4")
         return _summary(x)
 
-    return Workload("Euler–Maruyama, d = 2", paths * steps, {
-        "itograd": ours, "jax as usually written": lambda seed: _summary(usual(paths, jax.random.key(seed))),
-        "numpy": with_numpy})
+    return Workload(
+        "Euler–Maruyama, d = 2",
+        paths * steps,
+        {
+            "itograd": ours,
+            "jax as usually written": lambda seed: _summary(usual(paths, jax.random.key(seed))),
+            "numpy": with_numpy,
+        },
+    )
 
 
 def softmax_digits(paths: int, steps: int, rate: float = 0.5, batch_size: int = 32) -> Workload:
@@ -63,8 +70,15 @@ def softmax_digits(paths: int, steps: int, rate: float = 0.5, batch_size: int = 
     features, labels = (np.asarray(part, np.float32) for part in problem.data)
 
     def ours(seed):
-        runs = ig.simulate(ig.SGD(rate), problem, save_at=[steps * rate], paths=paths, seed=seed,
-                           observables={"loss": problem.loss}, progress=False)
+        runs = ig.simulate(
+            ig.SGD(rate),
+            problem,
+            save_at=[steps * rate],
+            paths=paths,
+            seed=seed,
+            observables={"loss": problem.loss},
+            progress=False,
+        )
         return runs["mean"].values[-1], runs["mean_standard_error"].values[-1]
 
     def loss(w, x, y):
@@ -82,8 +96,11 @@ def softmax_digits(paths: int, steps: int, rate: float = 0.5, batch_size: int = 
 
         return jax.vmap(one)(jax.random.split(key, count))
 
-    return Workload("SGD, softmax digits, batch 32", paths * steps, {
-        "itograd": ours, "jax as usually written": lambda seed: _summary(usual(paths, jax.random.key(seed)))})
+    return Workload(
+        "SGD, softmax digits, batch 32",
+        paths * steps,
+        {"itograd": ours, "jax as usually written": lambda seed: _summary(usual(paths, jax.random.key(seed)))},
+    )
 
 
 def _summary(x) -> tuple[np.ndarray, np.ndarray]:

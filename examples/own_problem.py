@@ -1,6 +1,6 @@
 """A problem of your own: logistic regression on scikit-learn's breast-cancer data, for `itograd check`.
 
-    itograd check examples/own_problem.toml
+itograd check examples/own_problem.toml
 """
 
 import jax

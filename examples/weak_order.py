@@ -39,8 +39,9 @@ def main() -> None:
             errors.append(np.diff(second)[0])
         print(f"regression, SME{order}, exact moments:  {ig.fit_weak_order([0.1, 0.05, 0.025], errors)}")
 
-    orders = ig.weak_order(ig.SGD, circle, [0.2, 0.1, 0.05], time=1.0, paths=100_000,
-                           observables={"g": observable}, progress=False)
+    orders = ig.weak_order(
+        ig.SGD, circle, [0.2, 0.1, 0.05], time=1.0, paths=100_000, observables={"g": observable}, progress=False
+    )
     print(f"circle, SME1, Monte Carlo:         {orders['g']}")
 
 

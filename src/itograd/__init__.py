@@ -35,7 +35,7 @@ _HOMES = {
 }
 _MODULES = {"analysis", "problems", "schedules", "simulation"}
 
-__all__ = sorted(_HOMES)  # noqa: PLE0605
+__all__ = sorted(_HOMES)
 
 if TYPE_CHECKING:
     from itograd.optimizers.optimizer import Optimizer as Optimizer

@@ -61,22 +61,26 @@ class Check:
     def to_dict(self) -> dict[str, Any]:
         """Plain numbers, strings and lists; None where a number is not defined or not finite."""
         result = self.verdict
-        return plain_numbers({
-            "format": FORMAT,
-            "verdict": result.decision,
-            "reasons": list(result.reasons),
-            "remarks": list(result.remarks),
-            "tolerance": result.tolerance,
-            "confidence": result.confidence,
-            "assumptions": [_assumption(row) for row in result.assumptions],
-            "final_weak_errors": final_weak_errors(result),
-            "noise_scale": {place: found if isinstance(found, str) else asdict(found)
-                            for place, found in self.noise_scales.items()},
-            "batch_size_room": _room(self.room),
-            "scaled_recipes": [_scaled(found, self.room) for found in self.scaled],
-            "run": _run(self),
-            "recipe": {"name": self.recipe.name, **self.recipe.document},
-        })
+        return plain_numbers(
+            {
+                "format": FORMAT,
+                "verdict": result.decision,
+                "reasons": list(result.reasons),
+                "remarks": list(result.remarks),
+                "tolerance": result.tolerance,
+                "confidence": result.confidence,
+                "assumptions": [_assumption(row) for row in result.assumptions],
+                "final_weak_errors": final_weak_errors(result),
+                "noise_scale": {
+                    place: found if isinstance(found, str) else asdict(found)
+                    for place, found in self.noise_scales.items()
+                },
+                "batch_size_room": _room(self.room),
+                "scaled_recipes": [_scaled(found, self.room) for found in self.scaled],
+                "run": _run(self),
+                "recipe": {"name": self.recipe.name, **self.recipe.document},
+            }
+        )
 
     def to_json(self) -> str:
         """`to_dict` as JSON, without NaN or Infinity."""
@@ -98,9 +102,21 @@ def check(recipe: Recipe, progress: bool | None = None) -> Check:
     say = _speaker(progress)
     run = recipe.run
     say(f"[1/3] optimiser, optimiser with Gaussian noise, SDE: {run.paths} paths each, {recipe.steps} steps")
-    found = verdict(recipe.optimizer, recipe.problem, steps=recipe.steps, save_every=run.save_every, x0=recipe.x0,
-                    paths=run.paths, seed=run.seed, tolerance=run.tolerance, confidence=run.confidence, order=run.order,
-                    observables=run.observables,                    dtype=run.dtype, progress=progress)
+    found = verdict(
+        recipe.optimizer,
+        recipe.problem,
+        steps=recipe.steps,
+        save_every=run.save_every,
+        x0=recipe.x0,
+        paths=run.paths,
+        seed=run.seed,
+        tolerance=run.tolerance,
+        confidence=run.confidence,
+        order=run.order,
+        observables=run.observables,
+        dtype=run.dtype,
+        progress=progress,
+    )
     say("[2/3] gradient noise scale at the start and at the end")
     scales = _noise_scales(recipe)
     say("[3/3] equilibrium and the room for other batch sizes")
@@ -117,8 +133,9 @@ def batch_size_room(recipe: Recipe, progress: bool | None = None) -> Room:
 
     optimizer, problem = recipe.optimizer, recipe.problem
     if not isinstance(optimizer, SGD):
-        return none("the equilibrium identity behind the bound is that of SGD: the recipe has "
-                    f"{type(optimizer).__name__}")
+        return none(
+            f"the equilibrium identity behind the bound is that of SGD: the recipe has {type(optimizer).__name__}"
+        )
     if isinstance(optimizer.learning_rate, Schedule):
         return none("a run with a schedule of the learning rate has no equilibrium")
     decay = optimizer.weight_decay + problem.decay
@@ -128,11 +145,22 @@ def batch_size_room(recipe: Recipe, progress: bool | None = None) -> Room:
     if steps is None:
         steps = max(2 * EQUILIBRIUM_SAVES, math.ceil(RELAXATION_TIMES / (optimizer.learning_rate * decay)))
         if steps > LONGEST_EQUILIBRIUM * recipe.steps:
-            return none(f"not measured: equilibrium takes about {steps} steps, and the recipe has {recipe.steps}; set "
-                        f"scale.equilibrium_steps to run it")
+            return none(
+                f"not measured: equilibrium takes about {steps} steps, and the recipe has {recipe.steps}; set "
+                f"scale.equilibrium_steps to run it"
+            )
     try:
-        found = equilibrium(optimizer, problem, steps=steps, x0=recipe.x0, paths=EQUILIBRIUM_PATHS,
-                            saves=EQUILIBRIUM_SAVES, seed=recipe.run.seed, dtype=recipe.run.dtype, progress=progress)
+        found = equilibrium(
+            optimizer,
+            problem,
+            steps=steps,
+            x0=recipe.x0,
+            paths=EQUILIBRIUM_PATHS,
+            saves=EQUILIBRIUM_SAVES,
+            seed=recipe.run.seed,
+            dtype=recipe.run.dtype,
+            progress=progress,
+        )
     except ValueError as error:  # paths that diverge
         return none(str(error))
     return Room(found, found.batch_factor_bounds(closeness), steps)
@@ -150,32 +178,37 @@ def simple_noise_scale_interval(found: Equilibrium) -> tuple[float, float]:
 def final_weak_errors(result: Verdict) -> list[dict[str, Any]]:
     """Means, weak error and standard errors of every observable at the end of the run."""
     total, scale = result.errors["total"], observable_scale(result.flow)
-    own = {name: total[name].values[-1] if name in total else np.zeros(total.sizes["observable"])
-           for name in ("discretisation_error", "discretisation_error_standard_error")}
+    own = {
+        name: total[name].values[-1] if name in total else np.zeros(total.sizes["observable"])
+        for name in ("discretisation_error", "discretisation_error_standard_error")
+    }
     rows = []
     for i, name in enumerate(total.observable.values.tolist()):
         error, sampling = float(total["weak_error"].values[-1, i]), float(total["standard_error"].values[-1, i])
         standard = math.hypot(sampling, own["discretisation_error_standard_error"][i])
-        rows.append({
-            "observable": name,
-            "time": float(total.time.values[-1]),
-            "optimizer_mean": float(result.runs["mean"].values[-1, i]),
-            "optimizer_standard_error": float(result.runs["mean_standard_error"].values[-1, i]),
-            "sde_mean": float(result.flow["mean"].values[-1, i]),
-            "sde_standard_error": float(result.flow["mean_standard_error"].values[-1, i]),
-            "weak_error": error,
-            "standard_error": standard,
-            "standard_errors_from_zero": abs(error) / standard if standard > 0 else None,
-            "scale": float(scale[i]),
-            "share_of_scale": error / float(scale[i]) if scale[i] > 0 else None,
-        })
+        rows.append(
+            {
+                "observable": name,
+                "time": float(total.time.values[-1]),
+                "optimizer_mean": float(result.runs["mean"].values[-1, i]),
+                "optimizer_standard_error": float(result.runs["mean_standard_error"].values[-1, i]),
+                "sde_mean": float(result.flow["mean"].values[-1, i]),
+                "sde_standard_error": float(result.flow["mean_standard_error"].values[-1, i]),
+                "weak_error": error,
+                "standard_error": standard,
+                "standard_errors_from_zero": abs(error) / standard if standard > 0 else None,
+                "scale": float(scale[i]),
+                "share_of_scale": error / float(scale[i]) if scale[i] > 0 else None,
+            }
+        )
     return rows
 
 
 def _noise_scales(recipe: Recipe) -> dict[str, NoiseScale | str]:
     start = recipe.problem.x0 if recipe.x0 is None else recipe.x0
-    (end,) = final_points(recipe.optimizer.chain(recipe.problem), start, recipe.steps, seed=recipe.run.seed,
-                          dtype=recipe.run.dtype)
+    (end,) = final_points(
+        recipe.optimizer.chain(recipe.problem), start, recipe.steps, seed=recipe.run.seed, dtype=recipe.run.dtype
+    )
     scales: dict[str, NoiseScale | str] = {}
     for place, x in (("start", start), ("end", end)):
         try:
@@ -189,8 +222,11 @@ def _scaled_recipes(recipe: Recipe) -> tuple[ScaledRecipe | str, ...]:
     found: list[ScaledRecipe | str] = []
     for size in recipe.scale.batch_sizes:
         try:
-            found.append(scaled_recipe(recipe.optimizer, recipe.problem.batch_size, size, steps=recipe.steps,
-                                       betas=recipe.scale.betas))
+            found.append(
+                scaled_recipe(
+                    recipe.optimizer, recipe.problem.batch_size, size, steps=recipe.steps, betas=recipe.scale.betas
+                )
+            )
         except ValueError as error:
             found.append(f"batch size {size}: {error}")
     return tuple(found)
@@ -209,8 +245,11 @@ def scaled_to_dict(scaled: ScaledRecipe) -> dict[str, Any]:
     return {
         "batch_factor": scaled.batch_factor,
         "old": {"batch_size": scaled.batch_size, "steps": scaled.steps, **hyperparameters(scaled.optimizer)},
-        "new": {"batch_size": scaled.new_batch_size, "steps": scaled.new_steps,
-                **hyperparameters(scaled.new_optimizer)},
+        "new": {
+            "batch_size": scaled.new_batch_size,
+            "steps": scaled.new_steps,
+            **hyperparameters(scaled.new_optimizer),
+        },
         "exact_steps": scaled.exact_steps,
         "rule": scaled.rule,
         "rounding": scaled.rounding,
@@ -225,8 +264,10 @@ def room_to_dict(room: Room) -> dict[str, Any]:
 def _scaled(scaled: ScaledRecipe | str, room: Room) -> dict[str, Any]:
     if isinstance(scaled, str):
         return {"reason": scaled}
-    return {**scaled_to_dict(scaled),
-            "bound": bound_sentence(scaled.batch_factor, room.bounds.sharp, room.bounds.closeness)}
+    return {
+        **scaled_to_dict(scaled),
+        "bound": bound_sentence(scaled.batch_factor, room.bounds.sharp, room.bounds.closeness),
+    }
 
 
 def _room(room: Room) -> dict[str, Any]:
@@ -234,7 +275,9 @@ def _room(room: Room) -> dict[str, Any]:
     return {
         **asdict(room.bounds),
         "sharp_interval": _sharp_interval(room),
-        "equilibrium": None if found is None else {
+        "equilibrium": None
+        if found is None
+        else {
             "steps": room.steps,
             "paths": EQUILIBRIUM_PATHS,
             "batch_size": found.batch_size,
@@ -286,8 +329,11 @@ def _run(found: Check) -> dict[str, Any]:
         "dt": flow.attrs.get("dt"),
         "diverged": {"optimizer": int(runs["diverged"].values[-1]), "sde": int(flow["diverged"].values[-1])},
         "seconds": round(found.seconds, 2),
-        "versions": {"itograd": __version__, "jax": runs.attrs.get("jax_version"),
-                     "numpy": runs.attrs.get("numpy_version")},
+        "versions": {
+            "itograd": __version__,
+            "jax": runs.attrs.get("jax_version"),
+            "numpy": runs.attrs.get("numpy_version"),
+        },
     }
 
 

@@ -67,13 +67,18 @@ def main(debug: bool) -> None:
 @main.command()
 @click.argument("recipe", required=False, type=click.Path(path_type=Path))
 @click.option("--json", "as_json", is_flag=True, help="Print JSON alone on standard output.")
-@click.option("--output", type=click.Path(path_type=Path), metavar="DIR",
-              help=f"The folder for data, figures and report.  [default: {DEFAULT_OUTPUT}; with --json none]")
+@click.option(
+    "--output",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help=f"The folder for data, figures and report.  [default: {DEFAULT_OUTPUT}; with --json none]",
+)
 @click.option("--paths", type=int, help="Paths of each ensemble, instead of run.paths.")
 @click.option("--seed", type=int, help="Instead of run.seed.")
 @click.option("--progress/--no-progress", default=None, help="Show progress.  [default: on a terminal]")
-def check(recipe: Path | None, as_json: bool, output: Path | None, paths: int | None, seed: int | None,
-          progress: bool | None) -> None:
+def check(
+    recipe: Path | None, as_json: bool, output: Path | None, paths: int | None, seed: int | None, progress: bool | None
+) -> None:
     """Say whether the SDE describes the run of RECIPE, and write the report.
 
     Without a RECIPE the built-in example runs: softmax regression on scikit-learn's handwritten digits. The format of
@@ -113,8 +118,9 @@ def check(recipe: Path | None, as_json: bool, output: Path | None, paths: int | 
 @click.option("--betas", type=click.Choice(["linear", "memory"]), help="How momentum scales in the underdamped clock.")
 @click.option("--measure", is_flag=True, help="Run the RECIPE to equilibrium, and bound the batch factor.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON alone on standard output.")
-def scale(what: str, to: int | None, batch_size: int | None, betas: str | None, measure: bool, as_json: bool,
-          **options: Any) -> None:
+def scale(
+    what: str, to: int | None, batch_size: int | None, betas: str | None, measure: bool, as_json: bool, **options: Any
+) -> None:
     """Convert a recipe to another batch size, old and new side by side.
 
     \b
@@ -148,15 +154,22 @@ def scale(what: str, to: int | None, batch_size: int | None, betas: str | None, 
     shown = scaled_to_dict(scaled)
     room = room_to_dict(batch_size_room(recipe)) if recipe and measure else None
     if room is None:
-        bound = ["No bound was measured: " + ("--measure runs the recipe to equilibrium for one." if recipe else
-                 "a bound needs a run, and one line has no problem to run; give a RECIPE with --measure.")]
+        bound = [
+            "No bound was measured: "
+            + (
+                "--measure runs the recipe to equilibrium for one."
+                if recipe
+                else "a bound needs a run, and one line has no problem to run; give a RECIPE with --measure."
+            )
+        ]
     elif room["sharp"] is None:
         bound = ["There is no bound on the batch factor.", *room["reasons"]]
     else:
         bound = [bound_sentence(scaled.batch_factor, room["sharp"], room["closeness"])]
     if as_json:
-        click.echo(json.dumps({**shown, "bound": room, "bound_notes": bound}, indent=2, ensure_ascii=False,
-                              allow_nan=False))
+        click.echo(
+            json.dumps({**shown, "bound": room, "bound_notes": bound}, indent=2, ensure_ascii=False, allow_nan=False)
+        )
         return
     from itograd.report.terminal import print_scaled
 
@@ -205,5 +218,3 @@ def _console() -> Any:
     from rich.console import Console
 
     return Console(file=sys.stdout, highlight=False)
-
-

@@ -23,8 +23,11 @@ class Section(BaseModel):
 
     def given(self, *without: str) -> dict[str, Any]:
         """The values that the file states, by key."""
-        return {key: getattr(self, key) for key in type(self).model_fields
-                if key in self.model_fields_set and key not in without}
+        return {
+            key: getattr(self, key)
+            for key in type(self).model_fields
+            if key in self.model_fields_set and key not in without
+        }
 
 
 def _numbers(value: Any, info: ValidationInfo) -> np.ndarray:
@@ -89,9 +92,14 @@ class ProblemSection(Section):
         from itograd import problems
 
         constructors: dict[str, Callable] = {
-            "digits": problems.digits, "quadratic": problems.Quadratic, "rayleigh": problems.Rayleigh,
-            "linear_regression": problems.LinearRegression, "double_well": problems.DoubleWell,
-            "circle": problems.Circle, "flat_sharp": problems.FlatSharp}
+            "digits": problems.digits,
+            "quadratic": problems.Quadratic,
+            "rayleigh": problems.Rayleigh,
+            "linear_regression": problems.LinearRegression,
+            "double_well": problems.DoubleWell,
+            "circle": problems.Circle,
+            "flat_sharp": problems.FlatSharp,
+        }
         return constructors[self.kind](**self.given("kind"))  # type: ignore[attr-defined]
 
 
@@ -162,9 +170,14 @@ class FunctionProblem(Section):
 
 
 PROBLEMS: dict[str, type[Section]] = {
-    "digits": DigitsProblem, "quadratic": QuadraticProblem, "linear_regression": LinearRegressionProblem,
-    "rayleigh": RayleighProblem, "double_well": DoubleWellProblem, "circle": CircleProblem,
-    "flat_sharp": FlatSharpProblem, "function": FunctionProblem,
+    "digits": DigitsProblem,
+    "quadratic": QuadraticProblem,
+    "linear_regression": LinearRegressionProblem,
+    "rayleigh": RayleighProblem,
+    "double_well": DoubleWellProblem,
+    "circle": CircleProblem,
+    "flat_sharp": FlatSharpProblem,
+    "function": FunctionProblem,
 }
 
 
@@ -179,8 +192,12 @@ class ScheduleSection(Section):
     def build(self):
         from itograd.simulation import schedule
 
-        classes = {"cosine": schedule.Cosine, "warmup": schedule.Warmup, "exponential": schedule.Exponential,
-                   "piecewise": schedule.Piecewise}
+        classes = {
+            "cosine": schedule.Cosine,
+            "warmup": schedule.Warmup,
+            "exponential": schedule.Exponential,
+            "piecewise": schedule.Piecewise,
+        }
         lists = {key: tuple(value) if isinstance(value, list) else value for key, value in self.given("kind").items()}
         return classes[self.kind](**lists)  # type: ignore[attr-defined]
 
@@ -210,15 +227,20 @@ class PiecewiseSchedule(ScheduleSection):
     @model_validator(mode="after")
     def _fits(self):
         if len(self.factors) != len(self.boundaries) + 1:
-            raise ValueError(f"must have one factor more than boundaries: got {len(self.factors)} and "
-                             f"{len(self.boundaries)}")
+            raise ValueError(
+                f"must have one factor more than boundaries: got {len(self.factors)} and {len(self.boundaries)}"
+            )
         if self.boundaries != sorted(self.boundaries):
             raise ValueError(f"must have boundaries that increase: got {self.boundaries}")
         return self
 
 
-SCHEDULES: dict[str, type[Section]] = {"cosine": CosineSchedule, "piecewise": PiecewiseSchedule,
-                                       "warmup": WarmupSchedule, "exponential": ExponentialSchedule}
+SCHEDULES: dict[str, type[Section]] = {
+    "cosine": CosineSchedule,
+    "piecewise": PiecewiseSchedule,
+    "warmup": WarmupSchedule,
+    "exponential": ExponentialSchedule,
+}
 
 
 def _union(classes: dict[str, type[Section]], choose: Callable[[Any], str | None], *more):
@@ -252,8 +274,9 @@ def _rate_kind(value: Any) -> Any:
 
 Rate = _union(SCHEDULES, _rate_kind, ("number", Positive))
 MomentumRate = _union(SCHEDULES, _rate_kind, ("number", Annotated[float, Field(gt=-1, lt=1)]))
-NesterovRate = _union(SCHEDULES, _rate_kind, ("number", Annotated[float, Field(gt=-1, lt=1)]),
-                      ("text", Literal["increasing"]))
+NesterovRate = _union(
+    SCHEDULES, _rate_kind, ("number", Annotated[float, Field(gt=-1, lt=1)]), ("text", Literal["increasing"])
+)
 
 
 class OptimizerSection(Section):
@@ -263,8 +286,10 @@ class OptimizerSection(Section):
     weight_decay: NotNegative | None = None
 
     def arguments(self) -> dict[str, Any]:
-        return {key: value.build() if isinstance(value, ScheduleSection) else value
-                for key, value in self.given("name").items()}
+        return {
+            key: value.build() if isinstance(value, ScheduleSection) else value
+            for key, value in self.given("name").items()
+        }
 
     def build(self):
         import itograd
@@ -300,8 +325,11 @@ class NesterovOptimizer(OptimizerSection):
         return self
 
 
-OPTIMIZERS: dict[str, type[Section]] = {"sgd": SGDOptimizer, "momentum": MomentumOptimizer,
-                                        "nesterov": NesterovOptimizer}
+OPTIMIZERS: dict[str, type[Section]] = {
+    "sgd": SGDOptimizer,
+    "momentum": MomentumOptimizer,
+    "nesterov": NesterovOptimizer,
+}
 
 
 # ------------------------------------------------------------------------------------------- [run], [scale], the file

@@ -50,8 +50,9 @@ class Recipe:
     scale: ScaleSection
 
 
-def load_recipe(path: str | os.PathLike | None = None,
-                overrides: Mapping[str, Mapping[str, Any]] | None = None) -> Recipe:
+def load_recipe(
+    path: str | os.PathLike | None = None, overrides: Mapping[str, Mapping[str, Any]] | None = None
+) -> Recipe:
     """Read a recipe file and check it whole; without a path, the built-in digits example.
 
     Args:
@@ -135,8 +136,11 @@ def _line(error: Mapping[str, Any]) -> str:
     if needed is None:
         message = error["msg"].removeprefix("Value error, ")
         return name + message if message.startswith(".") else f"{name} {message}"
-    hint = _suggestion(given, [part.strip("' ") for part in context["expected"].replace(" or ", ",").split(",")]) \
-        if kind == "literal_error" else ""
+    hint = (
+        _suggestion(given, [part.strip("' ") for part in context["expected"].replace(" or ", ",").split(",")])
+        if kind == "literal_error"
+        else ""
+    )
     numbers = {key: f"{value:g}" if isinstance(value, float) else value for key, value in context.items()}
     return f"{name} must be {needed.format(**numbers)}: got {_shown(given)}{hint}"
 
@@ -170,8 +174,10 @@ def _wrong_kind(name: str, location: tuple, given: Any, context: Mapping[str, An
         return f"{name} must be a table with the key {key}: got {_shown(given)}"
     if key not in given:
         return f"{name}.{key} is missing: one of {', '.join(map(repr, choices))}"
-    return f"{name}.{key} must be one of {', '.join(map(repr, choices))}: got {_shown(given[key])}" \
-           f"{_suggestion(given[key], choices)}"
+    return (
+        f"{name}.{key} must be one of {', '.join(map(repr, choices))}: got {_shown(given[key])}"
+        f"{_suggestion(given[key], choices)}"
+    )
 
 
 def _suggestion(given: Any, choices: list[str]) -> str:
@@ -250,13 +256,14 @@ def _problem(section, folder: Path) -> Problem:
 
     problem = _call(section.function, section.arguments, folder)
     if not isinstance(problem, Problem):
-        raise RecipeError(f"problem.function must return an itograd Problem: {section.function} returned "
-                          f"{type(problem).__name__}")
+        raise RecipeError(
+            f"problem.function must return an itograd Problem: {section.function} returned {type(problem).__name__}"
+        )
     return problem if section.batch_size is None else problem.with_batch_size(section.batch_size)
 
 
 def _call(name: str, arguments: Mapping[str, Any], folder: Path) -> Any:
-    """The value of the user's function `package.module:function`, found beside the recipe and in the current folder too."""
+    """The value of the user's `package.module:function`, looked for beside the recipe and in the current folder too."""
     module_name, _, function_name = name.partition(":")
     own = [str(folder.resolve()), os.getcwd()]
     sys.path[:0] = own
@@ -269,12 +276,16 @@ def _call(name: str, arguments: Mapping[str, Any], folder: Path) -> Any:
     except RecipeError:
         raise
     except ModuleNotFoundError as error:
-        raise RecipeError(f"problem.function: no module named {error.name!r}, neither installed nor in "
-                          f"{' or '.join(dict.fromkeys(own))}") from error
+        raise RecipeError(
+            f"problem.function: no module named {error.name!r}, neither installed nor in "
+            f"{' or '.join(dict.fromkeys(own))}"
+        ) from error
     except Exception as error:  # the user's own code may raise anything
         place = traceback.extract_tb(error.__traceback__)[-1]
-        raise RecipeError(f"problem.function: {name} raised {type(error).__name__} ({Path(place.filename).name}, line "
-                          f"{place.lineno}): {' '.join(str(error).split())}") from error
+        raise RecipeError(
+            f"problem.function: {name} raised {type(error).__name__} ({Path(place.filename).name}, line "
+            f"{place.lineno}): {' '.join(str(error).split())}"
+        ) from error
     finally:
         for entry in own:
             if entry in sys.path:
@@ -296,8 +307,10 @@ def _steps(run: RunSection, time_per_step: float) -> int:
         steps = round(exact)
         if steps < 1 or abs(exact - steps) > 1e-6 * steps:
             near = ", ".join(f"{n * time_per_step:.9g}" for n in sorted({int(exact), int(exact) + 1} - {0}))
-            raise RecipeError(f"run.time must be a multiple of the optimiser's clock {time_per_step:.9g}: got "
-                              f"{run.time:g}; the nearest are {near}")
+            raise RecipeError(
+                f"run.time must be a multiple of the optimiser's clock {time_per_step:.9g}: got "
+                f"{run.time:g}; the nearest are {near}"
+            )
     if run.save_every is not None and run.save_every > steps:
         raise RecipeError(f"run.save_every must be at most the {steps} steps of the run: got {run.save_every}")
     return steps
@@ -305,6 +318,7 @@ def _steps(run: RunSection, time_per_step: float) -> int:
 
 def _start(x0: np.ndarray, problem: Problem) -> np.ndarray:
     if x0.shape != (problem.dim,):
-        raise RecipeError(f"run.x0 must hold {problem.dim} numbers, one for each parameter of the problem: got shape "
-                          f"{x0.shape}")
+        raise RecipeError(
+            f"run.x0 must hold {problem.dim} numbers, one for each parameter of the problem: got shape {x0.shape}"
+        )
     return x0

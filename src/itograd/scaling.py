@@ -48,8 +48,9 @@ class ScaledRecipe:
         return f"{exact:.2f} steps were rounded to {rounded}: the run ends at time {new:.6g} instead of {old:.6g}"
 
 
-def scaled_recipe(optimizer: Optimizer, batch_size: int, new_batch_size: int, *, steps: int | None = None,
-                  betas: str = "linear") -> ScaledRecipe:
+def scaled_recipe(
+    optimizer: Optimizer, batch_size: int, new_batch_size: int, *, steps: int | None = None, betas: str = "linear"
+) -> ScaledRecipe:
     """The recipe of `optimizer` at `new_batch_size`, by the optimiser's own scaling rule.
 
     `betas` says how the momentum of the underdamped clock moves: "linear" in 1−μ, or by its "memory" in time.
@@ -69,8 +70,9 @@ def scaled_recipe(optimizer: Optimizer, batch_size: int, new_batch_size: int, *,
     if steps is not None:
         require_count("steps", steps)
         exact = steps * optimizer.time_per_step / new.time_per_step
-        require(exact >= 0.5,
-                f"at batch size {new_batch_size} the {steps} steps would become {exact:.2g}: less than one")
+        require(
+            exact >= 0.5, f"at batch size {new_batch_size} the {steps} steps would become {exact:.2g}: less than one"
+        )
     return ScaledRecipe(int(batch_size), int(new_batch_size), optimizer, new, steps, exact, _rule(optimizer, betas))
 
 
@@ -142,5 +144,6 @@ def bound_sentence(batch_factor: float, sharp: float | None, closeness: float) -
         return "no bound"
     if batch_factor <= sharp:
         return f"within the bound κ ≤ {sharp:.3g}, which is necessary and not sufficient"
-    return (f"beyond the bound κ ≤ {sharp:.3g}: some of |x|², |∇L|², tr Σ must change by more than a factor "
-            f"{closeness:.3g}")
+    return (
+        f"beyond the bound κ ≤ {sharp:.3g}: some of |x|², |∇L|², tr Σ must change by more than a factor {closeness:.3g}"
+    )

@@ -18,8 +18,9 @@ def is_concrete(value: Any) -> bool:
     return isinstance(value, numbers.Real) and not isinstance(value, bool)
 
 
-def require_number(name: str, value: Any, *, minimum: float = -math.inf, maximum: float = math.inf,
-                   exclusive: bool = False) -> None:
+def require_number(
+    name: str, value: Any, *, minimum: float = -math.inf, maximum: float = math.inf, exclusive: bool = False
+) -> None:
     """Raise unless `value` is a finite number within the bounds (excluded themselves where `exclusive`)."""
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
         raise TypeError(f"{name} must be a number: got {value!r}")

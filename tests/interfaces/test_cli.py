@@ -46,8 +46,9 @@ def process(*arguments, cwd, **options):
 # ---------------------------------------------------------------------------------------------------------- check
 
 
-def test_check_prints_the_verdict_first_and_last_and_writes_the_folder(call, quick, quadratic_recipe, quadratic_check,
-                                                                      tmp_path):
+def test_check_prints_the_verdict_first_and_last_and_writes_the_folder(
+    call, quick, quadratic_recipe, quadratic_check, tmp_path
+):
     result = call("check", quadratic_recipe)
     assert result.exit_code == 0, result.output
     assert max(map(len, result.output.splitlines())) <= 80
@@ -100,12 +101,18 @@ def test_a_bound_is_given_only_where_its_guards_hold(quadratic_check):
     assert outcomes["scale invariance, |⟨∇L, x⟩|"] == "fails"
 
 
-@pytest.mark.parametrize(("optimizer", "reason"), [
-    ('name = "momentum"\nlearning_rate = 0.125\nweight_decay = 0.5', "that of SGD: the recipe has Momentum"),
-    ('name = "sgd"\nlearning_rate = {base = 0.125, kind = "warmup", duration = 1.0}\nweight_decay = 0.5', "a schedule"),
-    ('name = "sgd"\nlearning_rate = 0.125', "without weight decay"),
-    ('name = "sgd"\nlearning_rate = 0.001\nweight_decay = 0.001', "takes about 6000000 steps"),
-])
+@pytest.mark.parametrize(
+    ("optimizer", "reason"),
+    [
+        ('name = "momentum"\nlearning_rate = 0.125\nweight_decay = 0.5', "that of SGD: the recipe has Momentum"),
+        (
+            'name = "sgd"\nlearning_rate = {base = 0.125, kind = "warmup", duration = 1.0}\nweight_decay = 0.5',
+            "a schedule",
+        ),
+        ('name = "sgd"\nlearning_rate = 0.125', "without weight decay"),
+        ('name = "sgd"\nlearning_rate = 0.001\nweight_decay = 0.001', "takes about 6000000 steps"),
+    ],
+)
 def test_the_reason_why_there_is_no_bound(quadratic_recipe, tmp_path, optimizer, reason):
     from itograd.check import batch_size_room
     from itograd.recipes import load_recipe
@@ -119,9 +126,11 @@ def test_the_reason_why_there_is_no_bound(quadratic_recipe, tmp_path, optimizer,
 
 
 def test_a_run_that_diverges_is_a_verdict(call, tmp_path):
-    (tmp_path / "recipe.toml").write_text('[problem]\nkind = "quadratic"\nhessian = 1.0\nnoise_covariance = 1.0\n'
-                                          '[optimizer]\nname = "sgd"\nlearning_rate = 30\n'
-                                          "[run]\nsteps = 64\nsave_every = 8\npaths = 16\nx0 = [1.0]\n")
+    (tmp_path / "recipe.toml").write_text(
+        '[problem]\nkind = "quadratic"\nhessian = 1.0\nnoise_covariance = 1.0\n'
+        '[optimizer]\nname = "sgd"\nlearning_rate = 30\n'
+        "[run]\nsteps = 64\nsave_every = 8\npaths = 16\nx0 = [1.0]\n"
+    )
     result = call("check", "recipe.toml", "--json", "--output", "results")
     assert result.exit_code == 0, result.output
     found = json.loads(result.stdout)
@@ -164,12 +173,17 @@ def test_a_mistake_ends_with_status_2_before_any_run(call, tmp_path, quadratic_r
 
 
 def test_every_mistake_of_a_recipe_is_one_line(call, tmp_path):
-    (tmp_path / "recipe.toml").write_text('[problem]\nkind = "digits"\nbatch_size = 0\n[optimizer]\nname = "sgd"\n'
-                                          "learning_rate = -1\n[run]\nsteps = 3\ncolour = 1\n")
+    (tmp_path / "recipe.toml").write_text(
+        '[problem]\nkind = "digits"\nbatch_size = 0\n[optimizer]\nname = "sgd"\n'
+        "learning_rate = -1\n[run]\nsteps = 3\ncolour = 1\n"
+    )
     result = call("check", "recipe.toml")
     assert result.exit_code == 2
     assert [line.split(" ")[:2] for line in result.stderr.splitlines()] == [
-        ["error:", "problem.batch_size"], ["error:", "optimizer.learning_rate"], ["error:", "run.colour"]]
+        ["error:", "problem.batch_size"],
+        ["error:", "optimizer.learning_rate"],
+        ["error:", "run.colour"],
+    ]
     assert os.listdir(tmp_path) == ["recipe.toml"]
 
 
@@ -253,8 +267,9 @@ def test_scale_of_momentum_in_both_clocks(call):
     assert (overdamped["learning_rate"], overdamped["momentum"]) == (0.02, 0.95)
     assert (underdamped["learning_rate"], underdamped["momentum"]) == pytest.approx((0.04, 0.9))
     assert memory["momentum"] == pytest.approx(0.95**2)
-    increasing = scale(call, "nesterov", "--momentum", "increasing", "--learning-rate", 1, "--batch-size", 8,
-                       "--to", 16)
+    increasing = scale(
+        call, "nesterov", "--momentum", "increasing", "--learning-rate", 1, "--batch-size", 8, "--to", 16
+    )
     assert increasing["new"]["learning_rate"] == 4
 
 
@@ -278,9 +293,11 @@ def test_scale_measures_the_bound_of_a_recipe(call, quadratic_recipe, tmp_path):
     assert found["bound"]["equilibrium"]["steps"] == 96
     assert found["bound_notes"][0] == "There is no bound on the batch factor."
     invariant = tmp_path / "rayleigh.toml"
-    invariant.write_text('[problem]\nkind = "rayleigh"\nbatch_size = 16\n[optimizer]\nname = "sgd"\n'
-                         "learning_rate = 0.4\nweight_decay = 0.01\n[run]\nsteps = 100\n"
-                         "[scale]\nequilibrium_steps = 2048\n")
+    invariant.write_text(
+        '[problem]\nkind = "rayleigh"\nbatch_size = 16\n[optimizer]\nname = "sgd"\n'
+        "learning_rate = 0.4\nweight_decay = 0.01\n[run]\nsteps = 100\n"
+        "[scale]\nequilibrium_steps = 2048\n"
+    )
     bound = scale(call, invariant, "--to", 64, "--measure")["bound"]
     low, high = bound["sharp_interval"]
     assert low < bound["sharp"] < high
@@ -292,27 +309,36 @@ def test_scale_measures_the_bound_of_a_recipe(call, quadratic_recipe, tmp_path):
 EXAMPLE = ROOT / "examples" / "digits_16.toml"
 
 
-@pytest.mark.parametrize(("arguments", "message"), [
-    ("sgd --learning-rate -1 --batch-size 8 --to 16", "--learning-rate must be greater than 0: got -1"),
-    ("sgd --batch-size 8 --to 16", "--learning-rate is missing"),
-    ("sgd --learning-rate 1 --to 16", "--batch-size is missing"),
-    ("sgd --learning-rate 1 --batch-size 8", "--to is missing"),
-    ("sgd --learning-rate 1 --batch-size 8 --to 0", "new_batch_size must be at least 1: got 0"),
-    ("sgd --learning-rate 1 --batch-size 8 --to 16 --momentum 0.9", "--momentum is no option of sgd"),
-    ("momentum --learning-rate 1 --batch-size 8 --to 16 --momentum fast",
-     "--momentum must be a number or a schedule: got 'fast'"),
-    ("momentum --learning-rate 1 --batch-size 8 --to 16 --momentum 0.5 --clock underdamped",
-     "the underdamped clock needs 1 - momentum <= 0.3"),
-    ("momentum --learning-rate 1 --batch-size 8 --to 160 --momentum 0.9 --clock underdamped --betas linear",
-     "the linear form needs batch_factor*(1 - momentum) < 1"),
-    ("sgd --learning-rate 1 --batch-size 8 --to 800 --steps 10", "would become 0.1: less than one"),
-    ("sgd --learning-rate 1 --batch-size 8 --to 16 --measure", "--measure needs a RECIPE"),
-    ("nothing.toml --to 16", "the recipe nothing.toml cannot be read"),
-    (f"{EXAMPLE} --to 16 --steps 3", "--steps belongs to a one-line recipe"),
-    (f"{EXAMPLE} --to 1401", "--to must be at most the 1400 examples"),
-    (f"{EXAMPLE}", "--to is missing"),
-    (f"{EXAMPLE} --to 8 --batch-size 9", "give one of the two"),
-])
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("sgd --learning-rate -1 --batch-size 8 --to 16", "--learning-rate must be greater than 0: got -1"),
+        ("sgd --batch-size 8 --to 16", "--learning-rate is missing"),
+        ("sgd --learning-rate 1 --to 16", "--batch-size is missing"),
+        ("sgd --learning-rate 1 --batch-size 8", "--to is missing"),
+        ("sgd --learning-rate 1 --batch-size 8 --to 0", "new_batch_size must be at least 1: got 0"),
+        ("sgd --learning-rate 1 --batch-size 8 --to 16 --momentum 0.9", "--momentum is no option of sgd"),
+        (
+            "momentum --learning-rate 1 --batch-size 8 --to 16 --momentum fast",
+            "--momentum must be a number or a schedule: got 'fast'",
+        ),
+        (
+            "momentum --learning-rate 1 --batch-size 8 --to 16 --momentum 0.5 --clock underdamped",
+            "the underdamped clock needs 1 - momentum <= 0.3",
+        ),
+        (
+            "momentum --learning-rate 1 --batch-size 8 --to 160 --momentum 0.9 --clock underdamped --betas linear",
+            "the linear form needs batch_factor*(1 - momentum) < 1",
+        ),
+        ("sgd --learning-rate 1 --batch-size 8 --to 800 --steps 10", "would become 0.1: less than one"),
+        ("sgd --learning-rate 1 --batch-size 8 --to 16 --measure", "--measure needs a RECIPE"),
+        ("nothing.toml --to 16", "the recipe nothing.toml cannot be read"),
+        (f"{EXAMPLE} --to 16 --steps 3", "--steps belongs to a one-line recipe"),
+        (f"{EXAMPLE} --to 1401", "--to must be at most the 1400 examples"),
+        (f"{EXAMPLE}", "--to is missing"),
+        (f"{EXAMPLE} --to 8 --batch-size 9", "give one of the two"),
+    ],
+)
 def test_mistakes_of_scale(call, arguments, message):
     result = call("scale", *arguments.split(" "))
     assert result.exit_code == 2, result.output
@@ -325,8 +351,11 @@ def test_mistakes_of_scale(call, arguments, message):
 
 @pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["check", "--help"]])
 def test_help_does_not_wait_for_jax(tmp_path, arguments):
-    code = ("import sys\nfrom itograd.cli import main\ntry:\n    main()\nfinally:\n"
-            "    print(sorted({'jax', 'numpy', 'xarray', 'matplotlib', 'rich', 'pydantic'} & set(sys.modules)))")
-    result = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, cwd=tmp_path,
-                            check=True)
+    code = (
+        "import sys\nfrom itograd.cli import main\ntry:\n    main()\nfinally:\n"
+        "    print(sorted({'jax', 'numpy', 'xarray', 'matplotlib', 'rich', 'pydantic'} & set(sys.modules)))"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", code, *arguments], capture_output=True, text=True, cwd=tmp_path, check=True
+    )
     assert result.stdout.strip().endswith("[]")

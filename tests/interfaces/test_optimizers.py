@@ -146,8 +146,9 @@ def test_equals_the_textbook(optimizer):
 
 def is_in_pytorch(optimizer):
     momentum = getattr(optimizer, "momentum", -1.0)
-    return isinstance(optimizer, SGD) or (isinstance(momentum, float) and momentum >= 0
-                                          and getattr(optimizer, "point", "lookahead") == "lookahead")
+    return isinstance(optimizer, SGD) or (
+        isinstance(momentum, float) and momentum >= 0 and getattr(optimizer, "point", "lookahead") == "lookahead"
+    )
 
 
 @pytest.mark.parametrize("name", [name for name, optimizer in OPTIMIZERS.items() if is_in_pytorch(optimizer)])
@@ -156,8 +157,13 @@ def test_equals_pytorch(name):
     optimizer = OPTIMIZERS[name]
     rate, rates = base(optimizer.learning_rate), hyperparameters(optimizer)[0]
     x = torch.tensor(X0, requires_grad=True)
-    sgd = torch.optim.SGD([x], lr=rate, momentum=getattr(optimizer, "momentum", 0.0),
-                          weight_decay=optimizer.weight_decay, nesterov=isinstance(optimizer, Nesterov))
+    sgd = torch.optim.SGD(
+        [x],
+        lr=rate,
+        momentum=getattr(optimizer, "momentum", 0.0),
+        weight_decay=optimizer.weight_decay,
+        nesterov=isinstance(optimizer, Nesterov),
+    )
     schedule = torch.optim.lr_scheduler.LambdaLR(sgd, lambda k: rates[k] / rate)
     points, buffers = [X0], []
     for k in range(STEPS):
@@ -209,11 +215,20 @@ def test_the_rule_is_affine_as_declared(optimizer):
             np.testing.assert_allclose(0.3 * a + 0.7 * b, c, rtol=0, atol=1e-14)
 
 
-@pytest.mark.parametrize(("optimizer", "time"), [
-    (SGD(0.1), 0.1), (SGD(STEPPED), 0.05),
-    (Momentum(0.1, 0.9), 1.0), (Momentum(0.1, -0.25), 0.08), (Nesterov(0.1, 0.5), 0.2),
-    (Momentum(0.01, 0.9, clock=SLOW), 0.1), (Nesterov(0.04, 0.9, clock=SLOW), 0.2),
-    (Nesterov.increasing(0.25), 0.5)], ids=repr)
+@pytest.mark.parametrize(
+    ("optimizer", "time"),
+    [
+        (SGD(0.1), 0.1),
+        (SGD(STEPPED), 0.05),
+        (Momentum(0.1, 0.9), 1.0),
+        (Momentum(0.1, -0.25), 0.08),
+        (Nesterov(0.1, 0.5), 0.2),
+        (Momentum(0.01, 0.9, clock=SLOW), 0.1),
+        (Nesterov(0.04, 0.9, clock=SLOW), 0.2),
+        (Nesterov.increasing(0.25), 0.5),
+    ],
+    ids=repr,
+)
 def test_clock(optimizer, time):
     assert optimizer.time_per_step == pytest.approx(time, rel=1e-14)
 
@@ -247,6 +262,7 @@ def test_the_equation_of_order_1_starts_where_the_rule_does_and_moves_as_it_does
 
 
 # Scaling rules
+
 
 def test_scaling_there_and_back_changes_nothing(scalable):
     assert scalable.scaled(1) == scalable
@@ -291,9 +307,11 @@ def test_the_memory_form_keeps_the_decay_of_the_velocity_and_the_linear_form_the
     for scaled in (memory, linear):
         assert scaled.learning_rate == pytest.approx(64e-4, rel=1e-14)
     assert math.log(memory.momentum) / memory.time_per_step == pytest.approx(
-        math.log(optimizer.momentum) / optimizer.time_per_step, rel=1e-12)
+        math.log(optimizer.momentum) / optimizer.time_per_step, rel=1e-12
+    )
     assert (1 - linear.momentum) / linear.time_per_step == pytest.approx(
-        (1 - optimizer.momentum) / optimizer.time_per_step, rel=1e-12)
+        (1 - optimizer.momentum) / optimizer.time_per_step, rel=1e-12
+    )
 
 
 @pytest.mark.parametrize("method", [Momentum, Nesterov])
@@ -316,14 +334,28 @@ def test_the_underdamped_rule_keeps_the_stationary_variance(method, factor):
 # Optax
 
 PROBLEM = Quadratic([[1.0, 0.2], [0.2, 0.5]], [[1.0, 0.3], [0.3, 0.5]], "skewed")
-RUN = {"x0": [1.0, 1.5], "steps": 30, "save_every": 1, "paths": 4, "keep_paths": 4, "seed": 3, "dtype": "float64",
-       "progress": False}
+RUN = {
+    "x0": [1.0, 1.5],
+    "steps": 30,
+    "save_every": 1,
+    "paths": 4,
+    "keep_paths": 4,
+    "seed": 3,
+    "dtype": "float64",
+    "progress": False,
+}
 
 
-@pytest.mark.parametrize("transformation", [
-    optax.adam(0.1), optax.adamw(optax.cosine_decay_schedule(0.1, 20), weight_decay=0.1),
-    optax.sgd(0.1, momentum=0.9), optax.chain(optax.clip_by_global_norm(0.5), optax.rmsprop(0.01))],
-    ids=["adam", "adamw", "momentum", "chain"])
+@pytest.mark.parametrize(
+    "transformation",
+    [
+        optax.adam(0.1),
+        optax.adamw(optax.cosine_decay_schedule(0.1, 20), weight_decay=0.1),
+        optax.sgd(0.1, momentum=0.9),
+        optax.chain(optax.clip_by_global_norm(0.5), optax.rmsprop(0.01)),
+    ],
+    ids=["adam", "adamw", "momentum", "chain"],
+)
 def test_an_optax_optimiser_is_simulated_as_it_is(transformation):
     runs = ig.simulate(from_optax(transformation, time_per_step=0.1), PROBLEM, **RUN)
     np.testing.assert_allclose(runs.time, 0.1 * np.arange(31), rtol=1e-14)
@@ -339,9 +371,15 @@ def test_an_optax_optimiser_is_simulated_as_it_is(transformation):
             np.testing.assert_allclose(runs["path_values"].values[path], points, rtol=0, atol=1e-12)
 
 
-@pytest.mark.parametrize(("ours", "theirs"), [
-    (SGD(0.1), optax.sgd(0.1)), (Momentum(0.1, 0.9), optax.sgd(0.1, momentum=0.9)),
-    (Nesterov(0.1, 0.9), optax.sgd(0.1, momentum=0.9, nesterov=True))], ids=["sgd", "momentum", "nesterov"])
+@pytest.mark.parametrize(
+    ("ours", "theirs"),
+    [
+        (SGD(0.1), optax.sgd(0.1)),
+        (Momentum(0.1, 0.9), optax.sgd(0.1, momentum=0.9)),
+        (Nesterov(0.1, 0.9), optax.sgd(0.1, momentum=0.9, nesterov=True)),
+    ],
+    ids=["sgd", "momentum", "nesterov"],
+)
 def test_optax_has_the_same_rules_under_other_names(ours, theirs):
     a, b = (ig.simulate(rule, PROBLEM, **RUN)["path_values"].values for rule in (ours, from_optax(theirs)))
     np.testing.assert_allclose(a, b, rtol=0, atol=1e-13)
@@ -353,45 +391,50 @@ CLOCKED = Momentum(0.01, 0.9, clock=SLOW)
 OPTAX = from_optax(optax.sgd(0.1))
 
 
-@pytest.mark.parametrize(("make", "message"), [
-    (lambda: SGD(-0.1), "learning_rate must be a finite number in .*: got -0.1"),
-    (lambda: SGD(0.0), "learning_rate must be a finite number"),
-    (lambda: SGD(math.nan), "learning_rate must be a finite number"),
-    (lambda: SGD("0.1"), "learning_rate must be a number: got '0.1'"),
-    (lambda: SGD(True), "learning_rate must be a number"),
-    (lambda: SGD(Exponential(-0.1, 1.0)), "learning_rate must be a finite number"),
-    (lambda: SGD(0.1, weight_decay=-1e-3), "weight_decay must be a finite number"),
-    (lambda: SGD(0.1, weight_decay=None), "weight_decay must be a number"),
-    (lambda: Momentum(0.1, 1.0), "momentum must be a finite number"),
-    (lambda: Momentum(0.1, -1.0), "momentum must be a finite number"),
-    (lambda: Nesterov(0.1, math.nan), "momentum must be a finite number"),
-    (lambda: Nesterov(0.1, "0.9"), "momentum must be a number"),
-    (lambda: Momentum(0.1, 0.9, clock="fast"), "clock must be one of 'overdamped', 'underdamped': got 'fast'"),
-    (lambda: Momentum(0.1, 0.69, clock=SLOW), "underdamped clock needs 1 - momentum <= 0.3 .* momentum=0.69"),
-    (lambda: Nesterov(0.1, -0.5, clock=SLOW), "underdamped clock needs 1 - momentum <= 0.3"),
-    (lambda: Momentum(0.1, WAVE), "schedule of the momentum needs clock='underdamped'"),
-    (lambda: Nesterov(0.1, 0.9, point="middle"), "point must be one of 'lookahead', 'iterate': got 'middle'"),
-    (lambda: Nesterov.increasing(-0.1), "learning_rate must be a finite number"),
-    (lambda: Nesterov.increasing(0.1, point="x"), "point must be one of"),
-    (lambda: ig.modified_equation(SGD(0.1), PROBLEM, order=3), "order must be one of 1, 2: got 3"),
-    (lambda: ig.modified_equation(CLOCKED, PROBLEM, order=0), "order must be one of 1, 2"),
-    (lambda: ig.modified_equation(Momentum(0.1, 0.9), PROBLEM, order=2), "order 2 .* overdamped clock"),
-    (lambda: ig.modified_equation(Nesterov(0.1, 0.9), PROBLEM, order=2), "order 2 .* overdamped clock"),
-    (lambda: ig.modified_equation(Nesterov.increasing(0.1), PROBLEM, order=2), "singular at time 0"),
-    (lambda: ig.scale(SGD(0.1), 0), "batch_factor must be a finite number"),
-    (lambda: ig.scale(Momentum(0.1), -2), "batch_factor must be a finite number"),
-    (lambda: ig.scale(Nesterov.increasing(0.1), math.inf), "batch_factor must be a finite number"),
-    (lambda: ig.scale(Nesterov(0.1), "2"), "batch_factor must be a number: got '2'"),
-    (lambda: CLOCKED.scaled(2, betas="square"), "betas must be one of 'linear', 'memory': got 'square'"),
-    (lambda: CLOCKED.scaled(10.5, betas="linear"),
-     r"batch_factor\*\(1 - momentum\) < 1: batch_factor=10.5, momentum=0.9 gives 1.05; keep .* below 10"),
-    (lambda: CLOCKED.scaled(8), "underdamped clock needs 1 - momentum <= 0.3"),
-    (lambda: Momentum(0.01, WAVE, clock=SLOW).scaled(2), "schedule of the momentum has no scaling rule"),
-    (lambda: from_optax(0.1), "needs an optax.GradientTransformation: got 0.1"),
-    (lambda: from_optax(optax.sgd(0.1), time_per_step=0), "time_per_step must be a finite number"),
-    (lambda: ig.modified_equation(OPTAX, PROBLEM), "no modified equation is known for an optax"),
-    (lambda: ig.scale(OPTAX, 2), "no scaling rule is known for an optax"),
-])
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: SGD(-0.1), "learning_rate must be a finite number in .*: got -0.1"),
+        (lambda: SGD(0.0), "learning_rate must be a finite number"),
+        (lambda: SGD(math.nan), "learning_rate must be a finite number"),
+        (lambda: SGD("0.1"), "learning_rate must be a number: got '0.1'"),
+        (lambda: SGD(True), "learning_rate must be a number"),
+        (lambda: SGD(Exponential(-0.1, 1.0)), "learning_rate must be a finite number"),
+        (lambda: SGD(0.1, weight_decay=-1e-3), "weight_decay must be a finite number"),
+        (lambda: SGD(0.1, weight_decay=None), "weight_decay must be a number"),
+        (lambda: Momentum(0.1, 1.0), "momentum must be a finite number"),
+        (lambda: Momentum(0.1, -1.0), "momentum must be a finite number"),
+        (lambda: Nesterov(0.1, math.nan), "momentum must be a finite number"),
+        (lambda: Nesterov(0.1, "0.9"), "momentum must be a number"),
+        (lambda: Momentum(0.1, 0.9, clock="fast"), "clock must be one of 'overdamped', 'underdamped': got 'fast'"),
+        (lambda: Momentum(0.1, 0.69, clock=SLOW), "underdamped clock needs 1 - momentum <= 0.3 .* momentum=0.69"),
+        (lambda: Nesterov(0.1, -0.5, clock=SLOW), "underdamped clock needs 1 - momentum <= 0.3"),
+        (lambda: Momentum(0.1, WAVE), "schedule of the momentum needs clock='underdamped'"),
+        (lambda: Nesterov(0.1, 0.9, point="middle"), "point must be one of 'lookahead', 'iterate': got 'middle'"),
+        (lambda: Nesterov.increasing(-0.1), "learning_rate must be a finite number"),
+        (lambda: Nesterov.increasing(0.1, point="x"), "point must be one of"),
+        (lambda: ig.modified_equation(SGD(0.1), PROBLEM, order=3), "order must be one of 1, 2: got 3"),
+        (lambda: ig.modified_equation(CLOCKED, PROBLEM, order=0), "order must be one of 1, 2"),
+        (lambda: ig.modified_equation(Momentum(0.1, 0.9), PROBLEM, order=2), "order 2 .* overdamped clock"),
+        (lambda: ig.modified_equation(Nesterov(0.1, 0.9), PROBLEM, order=2), "order 2 .* overdamped clock"),
+        (lambda: ig.modified_equation(Nesterov.increasing(0.1), PROBLEM, order=2), "singular at time 0"),
+        (lambda: ig.scale(SGD(0.1), 0), "batch_factor must be a finite number"),
+        (lambda: ig.scale(Momentum(0.1), -2), "batch_factor must be a finite number"),
+        (lambda: ig.scale(Nesterov.increasing(0.1), math.inf), "batch_factor must be a finite number"),
+        (lambda: ig.scale(Nesterov(0.1), "2"), "batch_factor must be a number: got '2'"),
+        (lambda: CLOCKED.scaled(2, betas="square"), "betas must be one of 'linear', 'memory': got 'square'"),
+        (
+            lambda: CLOCKED.scaled(10.5, betas="linear"),
+            r"batch_factor\*\(1 - momentum\) < 1: batch_factor=10.5, momentum=0.9 gives 1.05; keep .* below 10",
+        ),
+        (lambda: CLOCKED.scaled(8), "underdamped clock needs 1 - momentum <= 0.3"),
+        (lambda: Momentum(0.01, WAVE, clock=SLOW).scaled(2), "schedule of the momentum has no scaling rule"),
+        (lambda: from_optax(0.1), "needs an optax.GradientTransformation: got 0.1"),
+        (lambda: from_optax(optax.sgd(0.1), time_per_step=0), "time_per_step must be a finite number"),
+        (lambda: ig.modified_equation(OPTAX, PROBLEM), "no modified equation is known for an optax"),
+        (lambda: ig.scale(OPTAX, 2), "no scaling rule is known for an optax"),
+    ],
+)
 def test_bad_input_is_refused_with_its_name(make, message):
     with pytest.raises((ValueError, TypeError), match=message):
         make()

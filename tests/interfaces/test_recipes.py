@@ -63,34 +63,50 @@ def test_the_built_in_recipe_and_the_examples_are_one_experiment():
         assert recipe.run.tolerance == load_recipe().run.tolerance
 
 
-@pytest.mark.parametrize(("problem", "kind"), [
-    ('kind = "linear_regression"\nfeatures = [[1.0], [2.0]]\ntargets = [1.0, 0.5]', ig.problems.LinearRegression),
-    ('kind = "rayleigh"\nbatch_size = 2', ig.problems.Rayleigh),
-    ('kind = "double_well"\nnoise_std = 0.5\nnoise = "skewed"', ig.problems.DoubleWell),
-    ('kind = "circle"', ig.problems.Circle),
-    ('kind = "flat_sharp"\ntilt = -0.02\nstate_dependent_noise = true', ig.problems.FlatSharp),
-])
+@pytest.mark.parametrize(
+    ("problem", "kind"),
+    [
+        ('kind = "linear_regression"\nfeatures = [[1.0], [2.0]]\ntargets = [1.0, 0.5]', ig.problems.LinearRegression),
+        ('kind = "rayleigh"\nbatch_size = 2', ig.problems.Rayleigh),
+        ('kind = "double_well"\nnoise_std = 0.5\nnoise = "skewed"', ig.problems.DoubleWell),
+        ('kind = "circle"', ig.problems.Circle),
+        ('kind = "flat_sharp"\ntilt = -0.02\nstate_dependent_noise = true', ig.problems.FlatSharp),
+    ],
+)
 def test_every_problem(load, problem, kind):
     text = re.sub(r"(?s)\[problem\].*?\n\n", f"[problem]\n{problem}\n\n", GOOD)
     assert isinstance(load(text).problem, kind)
 
 
-@pytest.mark.parametrize(("table", "expected"), [
-    ('name = "momentum"\nlearning_rate = 0.1', ig.Momentum(0.1)),
-    ('name = "momentum"\nlearning_rate = 1\nmomentum = -0.5\nweight_decay = 0.1', ig.Momentum(1.0, -0.5, 0.1)),
-    ('name = "nesterov"\nlearning_rate = 0.01\nclock = "underdamped"\npoint = "iterate"',
-     ig.Nesterov(0.01, clock="underdamped", point="iterate")),
-    ('name = "nesterov"\nlearning_rate = 0.25\nmomentum = "increasing"', ig.IncreasingNesterov(0.25)),
-    ('name = "sgd"\nlearning_rate = {base = 0.5, kind = "cosine", duration = 3.0, final = 0.1}',
-     ig.SGD(ig.schedules.Cosine(0.5, 3.0, 0.1))),
-    ('name = "sgd"\nlearning_rate = {base = 0.5, kind = "piecewise", boundaries = [1.0], factors = [1.0, 0.5]}',
-     ig.SGD(ig.schedules.Piecewise(0.5, (1.0,), (1.0, 0.5)))),
-    ('name = "sgd"\nlearning_rate = {base = 0.5, kind = "warmup", duration = 3.0}',
-     ig.SGD(ig.schedules.Warmup(0.5, 3.0))),
-    ('name = "momentum"\nlearning_rate = 0.01\nclock = "underdamped"\n'
-     'momentum = {base = 0.9, kind = "exponential", rate = 0.1}',
-     ig.Momentum(0.01, ig.schedules.Exponential(0.9, 0.1), clock="underdamped")),
-])
+@pytest.mark.parametrize(
+    ("table", "expected"),
+    [
+        ('name = "momentum"\nlearning_rate = 0.1', ig.Momentum(0.1)),
+        ('name = "momentum"\nlearning_rate = 1\nmomentum = -0.5\nweight_decay = 0.1', ig.Momentum(1.0, -0.5, 0.1)),
+        (
+            'name = "nesterov"\nlearning_rate = 0.01\nclock = "underdamped"\npoint = "iterate"',
+            ig.Nesterov(0.01, clock="underdamped", point="iterate"),
+        ),
+        ('name = "nesterov"\nlearning_rate = 0.25\nmomentum = "increasing"', ig.IncreasingNesterov(0.25)),
+        (
+            'name = "sgd"\nlearning_rate = {base = 0.5, kind = "cosine", duration = 3.0, final = 0.1}',
+            ig.SGD(ig.schedules.Cosine(0.5, 3.0, 0.1)),
+        ),
+        (
+            'name = "sgd"\nlearning_rate = {base = 0.5, kind = "piecewise", boundaries = [1.0], factors = [1.0, 0.5]}',
+            ig.SGD(ig.schedules.Piecewise(0.5, (1.0,), (1.0, 0.5))),
+        ),
+        (
+            'name = "sgd"\nlearning_rate = {base = 0.5, kind = "warmup", duration = 3.0}',
+            ig.SGD(ig.schedules.Warmup(0.5, 3.0)),
+        ),
+        (
+            'name = "momentum"\nlearning_rate = 0.01\nclock = "underdamped"\n'
+            'momentum = {base = 0.9, kind = "exponential", rate = 0.1}',
+            ig.Momentum(0.01, ig.schedules.Exponential(0.9, 0.1), clock="underdamped"),
+        ),
+    ],
+)
 def test_every_optimizer_and_schedule(table, expected):
     assert repr(optimizer_from_table(tomllib.loads(table))) == repr(expected)
 
@@ -107,30 +123,47 @@ def run_with(line):
 BAD = {
     "unknown key": (run_with("pahts = 3"), "run.pahts is no key of [run]; did you mean 'paths'?"),
     "unknown section": (GOOD + "[scaling]\n", "scaling is no key of a recipe; did you mean 'scale'?"),
-    "key of another optimiser": (changed("learning_rate", "learning_rate = 0.1\nmomentum = 0.9"),
-                                 "optimizer.momentum is no key of [optimizer]"),
+    "key of another optimiser": (
+        changed("learning_rate", "learning_rate = 0.1\nmomentum = 0.9"),
+        "optimizer.momentum is no key of [optimizer]",
+    ),
     "wrong type": (changed("batch_size", 'batch_size = "4"'), "problem.batch_size must be a whole number: got '4'"),
-    "a float for a count": (changed("batch_size", "batch_size = 4.0"),
-                            "problem.batch_size must be a whole number: got 4.0"),
-    "a boolean for a number": (changed("learning_rate", "learning_rate = true"),
-                               "optimizer.learning_rate must be a number: got true"),
-    "negative rate": (changed("learning_rate", "learning_rate = -1"),
-                      "optimizer.learning_rate must be greater than 0: got -1"),
+    "a float for a count": (
+        changed("batch_size", "batch_size = 4.0"),
+        "problem.batch_size must be a whole number: got 4.0",
+    ),
+    "a boolean for a number": (
+        changed("learning_rate", "learning_rate = true"),
+        "optimizer.learning_rate must be a number: got true",
+    ),
+    "negative rate": (
+        changed("learning_rate", "learning_rate = -1"),
+        "optimizer.learning_rate must be greater than 0: got -1",
+    ),
     "negative rate of a schedule": (
         changed("learning_rate", 'learning_rate = {base = -1.0, kind = "cosine", duration = 1.0}'),
-        "optimizer.learning_rate must be a finite number in (0, inf): got -1"),
-    "rate that is not finite": (changed("learning_rate", "learning_rate = nan"),
-                                "optimizer.learning_rate must be finite: got nan"),
-    "unknown schedule": (changed("learning_rate", 'learning_rate = {base = 1.0, kind = "cosin"}'),
-                         "optimizer.learning_rate.kind must be one of 'cosine'"),
-    "schedule without kind": (changed("learning_rate", "learning_rate = {base = 1.0}"),
-                              "optimizer.learning_rate.kind is missing"),
+        "optimizer.learning_rate must be a finite number in (0, inf): got -1",
+    ),
+    "rate that is not finite": (
+        changed("learning_rate", "learning_rate = nan"),
+        "optimizer.learning_rate must be finite: got nan",
+    ),
+    "unknown schedule": (
+        changed("learning_rate", 'learning_rate = {base = 1.0, kind = "cosin"}'),
+        "optimizer.learning_rate.kind must be one of 'cosine'",
+    ),
+    "schedule without kind": (
+        changed("learning_rate", "learning_rate = {base = 1.0}"),
+        "optimizer.learning_rate.kind is missing",
+    ),
     "factors that do not fit": (
         changed("learning_rate", 'learning_rate = {base = 1, kind = "piecewise", boundaries = [1], factors = [1]}'),
-        "optimizer.learning_rate must have one factor more than boundaries: got 1 and 1"),
+        "optimizer.learning_rate must have one factor more than boundaries: got 1 and 1",
+    ),
     "unknown optimiser": (
         changed("name", 'name = "sdg"'),
-        "optimizer.name must be one of 'sgd', 'momentum', 'nesterov': got 'sdg'; did you mean 'sgd'?"),
+        "optimizer.name must be one of 'sgd', 'momentum', 'nesterov': got 'sdg'; did you mean 'sgd'?",
+    ),
     "unknown problem": (changed("kind", 'kind = "quadratc"'), "got 'quadratc'; did you mean 'quadratic'?"),
     "missing key": (changed("learning_rate", ""), "optimizer.learning_rate is missing"),
     "missing section": (GOOD.replace("[run]\ntime = 2\n", ""), "the section [run] is missing"),
@@ -140,37 +173,53 @@ BAD = {
     "no steps": (changed("time", "steps = 0"), "run.steps must be at least 1: got 0"),
     "time off the grid": (
         changed("time", "time = 0.3"),
-        "run.time must be a multiple of the optimiser's clock 0.125: got 0.3; the nearest are 0.25, 0.375"),
+        "run.time must be a multiple of the optimiser's clock 0.125: got 0.3; the nearest are 0.25, 0.375",
+    ),
     "save_every beyond the run": (run_with("save_every = 17"), "run.save_every must be at most the 16 steps"),
     "too few paths": (run_with("paths = 2"), "run.paths must be at least 16: got 2"),
     "tolerance": (run_with("tolerance = 1.0"), "run.tolerance must be less than 1: got 1"),
     "dtype": (run_with('dtype = "float16"'), "run.dtype must be one of 'float32' or 'float64': got 'float16'"),
     "order": (run_with("order = 3"), "run.order must be one of 1 or 2: got 3"),
-    "order that does not exist": (changed("name", 'name = "momentum"').replace("time = 2", "steps = 2\norder = 2"),
-                                  "run.order=2: no modified equation"),
+    "order that does not exist": (
+        changed("name", 'name = "momentum"').replace("time = 2", "steps = 2\norder = 2"),
+        "run.order=2: no modified equation",
+    ),
     "x0 of another dimension": (run_with("x0 = [1.0]"), "run.x0 must hold 2 numbers"),
-    "x0 that is not finite": (run_with("x0 = [1.0, nan]"),
-                              "run.x0 must be finite: NaN or infinite are 1 of its 2 numbers"),
+    "x0 that is not finite": (
+        run_with("x0 = [1.0, nan]"),
+        "run.x0 must be finite: NaN or infinite are 1 of its 2 numbers",
+    ),
     "NaN in data": (changed("hessian", "hessian = [[1.0, nan], [nan, 1.0]]"), "problem.hessian must be finite"),
-    "ragged array": (changed("hessian", "hessian = [[1.0, 0.0], [1.0]]"),
-                     "problem.hessian must have rows of one length"),
+    "ragged array": (
+        changed("hessian", "hessian = [[1.0, 0.0], [1.0]]"),
+        "problem.hessian must have rows of one length",
+    ),
     "array of words": (changed("hessian", 'hessian = [["a"]]'), "problem.hessian must hold numbers only: got 'a'"),
-    "dimensions that do not fit": (changed("noise_covariance", "noise_covariance = 1.0"),
-                                   "problem.noise_covariance must be 2×2 like the hessian: got (1, 1)"),
-    "data file that is not there": (changed("hessian", 'hessian = "nothing.npy"'),
-                                    "problem.hessian names a file that does not exist"),
+    "dimensions that do not fit": (
+        changed("noise_covariance", "noise_covariance = 1.0"),
+        "problem.noise_covariance must be 2×2 like the hessian: got (1, 1)",
+    ),
+    "data file that is not there": (
+        changed("hessian", 'hessian = "nothing.npy"'),
+        "problem.hessian names a file that does not exist",
+    ),
     "data file of another kind": (
         changed("hessian", 'hessian = "recipe.toml"'),
-        "problem.hessian must be numbers or the name of a file that ends in .npy, .csv, .txt"),
+        "problem.hessian must be numbers or the name of a file that ends in .npy, .csv, .txt",
+    ),
     "syntax": (GOOD + "[run\n", "is not valid TOML: "),
-    "batch size to scale to": (GOOD + "[scale]\nbatch_sizes = [8, 0]\n",
-                               "scale.batch_sizes[1] must be at least 1: got 0"),
+    "batch size to scale to": (
+        GOOD + "[scale]\nbatch_sizes = [8, 0]\n",
+        "scale.batch_sizes[1] must be at least 1: got 0",
+    ),
     "clock of the increasing momentum": (
         changed("name", 'name = "nesterov"\nmomentum = "increasing"\nclock = "overdamped"'),
-        "optimizer.clock must be left out where momentum = 'increasing'"),
+        "optimizer.clock must be left out where momentum = 'increasing'",
+    ),
     "friction of the underdamped clock": (
         changed("name", 'name = "momentum"\nmomentum = 0.5\nclock = "underdamped"'),
-        "[optimizer] the underdamped clock needs"),
+        "[optimizer] the underdamped clock needs",
+    ),
 }
 
 
@@ -187,8 +236,11 @@ def test_every_mistake_is_told_at_once(load):
     text = changed("learning_rate", "learning_rate = -1").replace("time = 2", "steps = 0\npahts = 3")
     with pytest.raises(RecipeError) as caught:
         load(text)
-    assert [line.split(" ")[0] for line in str(caught.value).splitlines()] == ["optimizer.learning_rate", "run.steps",
-                                                                              "run.pahts"]
+    assert [line.split(" ")[0] for line in str(caught.value).splitlines()] == [
+        "optimizer.learning_rate",
+        "run.steps",
+        "run.pahts",
+    ]
 
 
 def test_what_only_the_constructors_see_is_told_at_once_too(load):
@@ -207,8 +259,15 @@ def test_the_line_of_a_syntax_error_is_told(load):
 def test_a_batch_beyond_the_data_is_refused_although_it_could_be_drawn(load, batch_sizes):
     ig.problems.LinearRegression(np.ones((4, 1)), np.ones(4), batch_size=5)  # with replacement: legal in the library
     size, _, rest = batch_sizes.partition("\n")
-    text = re.sub(r"(?s)\[problem\].*?\n\n", '[problem]\nkind = "linear_regression"\nfeatures = [[1], [2], [3], [4]]\n'
-                  f"targets = [1, 2, 3, 4]\n{size}\n\n", GOOD) + rest
+    text = (
+        re.sub(
+            r"(?s)\[problem\].*?\n\n",
+            '[problem]\nkind = "linear_regression"\nfeatures = [[1], [2], [3], [4]]\n'
+            f"targets = [1, 2, 3, 4]\n{size}\n\n",
+            GOOD,
+        )
+        + rest
+    )
     message = r"(problem\.batch_size|scale\.batch_sizes\[1\]) must be at most the 4 examples of the data: got 5"
     with pytest.raises(RecipeError, match=message):
         load(text)
@@ -267,12 +326,15 @@ def test_a_problem_of_the_users_own(own):
     assert own("own", more="batch_size = 3").problem.batch_size == 3
 
 
-@pytest.mark.parametrize(("name", "message"), [
-    ("missing", "has no function missing"),
-    ("wrong", "must return an itograd Problem"),
-    ("broken", "raised KeyError (own_"),
-    ("vector", "loss must return a scalar per example: got shape (1,)"),
-])
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("missing", "has no function missing"),
+        ("wrong", "must return an itograd Problem"),
+        ("broken", "raised KeyError (own_"),
+        ("vector", "loss must return a scalar per example: got shape (1,)"),
+    ],
+)
 def test_a_wrong_problem_of_the_users_own(own, name, message):
     with pytest.raises(RecipeError) as caught:
         own(name)

@@ -54,14 +54,19 @@ def test_figures_show_the_numbers_of_the_ensembles(quadratic_check):
     result = quadratic_check.verdict
     panels = figures.trajectories(result, "t = kη").axes
     for i, axes in enumerate(panels):
-        curves = {to_hex(line.get_color()).upper(): line for line in axes.lines if line.get_linestyle() in "-" "--"}
+        curves = {to_hex(line.get_color()).upper(): line for line in axes.lines if line.get_linestyle() in "---"}
         np.testing.assert_array_equal(curves[figures.OPTIMIZER].get_ydata(), result.runs["mean"].values[:, i])
         np.testing.assert_array_equal(curves[figures.SDE].get_ydata(), result.flow["mean"].values[:, i])
     errors = figures.weak_errors(result, "t = kη").axes
     scale = np.ptp(result.flow["mean"].values[:, 0])
     expected = 100 * result.errors["total"]["weak_error"].values[:, 0] / scale
-    (curve,) = [line for line in errors[0].lines if to_hex(line.get_color()).upper() == figures.OPTIMIZER and
-                len(line.get_ydata()) == len(expected) and line.get_linestyle() == "-"]
+    (curve,) = [
+        line
+        for line in errors[0].lines
+        if to_hex(line.get_color()).upper() == figures.OPTIMIZER
+        and len(line.get_ydata()) == len(expected)
+        and line.get_linestyle() == "-"
+    ]
     np.testing.assert_allclose(curve.get_ydata(), expected)
     tolerances = {line.get_ydata()[0] for line in errors[0].lines if to_hex(line.get_color()).upper() == figures.LIMIT}
     assert tolerances == {-5.0, 5.0}
@@ -125,12 +130,15 @@ def test_the_page_shows_verdict_reasons_and_every_assumption(html, found):
         assert with_error(row["weak_error"], row["standard_error"]) in text
 
 
-@pytest.mark.parametrize("change", [
-    {"noise_scale": {"start": "there is no noise", "end": "there is no noise"}},
-    {"scaled_recipes": []},
-    {"scaled_recipes": [{"reason": "no rule"}]},
-    {"reasons": [f"reason {i}" for i in range(20)]},
-])
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"noise_scale": {"start": "there is no noise", "end": "there is no noise"}},
+        {"scaled_recipes": []},
+        {"scaled_recipes": [{"reason": "no rule"}]},
+        {"reasons": [f"reason {i}" for i in range(20)]},
+    ],
+)
 def test_the_page_stands_what_a_check_may_lack(found, images, change):
     from rich.console import Console
 
@@ -205,8 +213,11 @@ def test_a_folder_with_foreign_files_is_refused(tmp_path, content):
 
 def test_a_place_that_cannot_be_written_is_refused(tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
-    refused = {tmp_path / "file": "is no folder", tmp_path / "none" / "results": "does not exist",
-               tmp_path / "file" / "results": "does not exist"}
+    refused = {
+        tmp_path / "file": "is no folder",
+        tmp_path / "none" / "results": "does not exist",
+        tmp_path / "file" / "results": "does not exist",
+    }
     for target, message in refused.items():
         with pytest.raises(OSError, match=message), ResultFolder(target):
             pass

@@ -23,13 +23,16 @@ SMOOTH = {
 }
 
 
-@pytest.mark.parametrize(("schedule", "values"), [
-    (PIECEWISE, {0: 0.2, 1.99: 0.2, 2: 0.1, 4.99: 0.1, 5: 0.02, 100: 0.02}),
-    (SMOOTH["cosine"], {0: 0.2, 2: 0.2 * 0.55, 4: 0.02, 9: 0.02}),
-    (SMOOTH["warmup"], {0: 0.06, 2: 0.2 * 0.65, 4: 0.2, 9: 0.2}),
-    (SMOOTH["exponential"], {0: 0.2, 1: 0.2 * math.exp(-0.7)}),
-    (SMOOTH["function"], {0: 0.2, 1: 0.2 * (1 + 0.5 * math.sin(2.0))}),
-])
+@pytest.mark.parametrize(
+    ("schedule", "values"),
+    [
+        (PIECEWISE, {0: 0.2, 1.99: 0.2, 2: 0.1, 4.99: 0.1, 5: 0.02, 100: 0.02}),
+        (SMOOTH["cosine"], {0: 0.2, 2: 0.2 * 0.55, 4: 0.02, 9: 0.02}),
+        (SMOOTH["warmup"], {0: 0.06, 2: 0.2 * 0.65, 4: 0.2, 9: 0.2}),
+        (SMOOTH["exponential"], {0: 0.2, 1: 0.2 * math.exp(-0.7)}),
+        (SMOOTH["function"], {0: 0.2, 1: 0.2 * (1 + 0.5 * math.sin(2.0))}),
+    ],
+)
 def test_values(schedule, values):
     with double():
         for time, value in values.items():
@@ -84,9 +87,22 @@ def factors_used(rule, boundaries, steps, dtype):
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("rule", [SGD(0.1), SGD(0.3), SGD(1 / 3), SGD(0.7), SGD(1e-3), SGD(4.0),
-                                  Momentum(0.1, 0.9), Momentum(0.03, 0.99), Momentum(0.1, -0.3),
-                                  Momentum(0.01, 0.9, clock="underdamped")], ids=repr)
+@pytest.mark.parametrize(
+    "rule",
+    [
+        SGD(0.1),
+        SGD(0.3),
+        SGD(1 / 3),
+        SGD(0.7),
+        SGD(1e-3),
+        SGD(4.0),
+        Momentum(0.1, 0.9),
+        Momentum(0.03, 0.99),
+        Momentum(0.1, -0.3),
+        Momentum(0.01, 0.9, clock="underdamped"),
+    ],
+    ids=repr,
+)
 def test_a_boundary_is_reached_at_its_step_despite_rounding(rule, dtype):
     boundaries = CHANGES * rule.time_per_step
     steps = np.unique([CHANGES - 1, CHANGES, CHANGES + 1])
@@ -101,26 +117,29 @@ def test_a_boundary_between_two_steps_is_reached_at_the_second():
     assert [float(schedule.shape(k * 0.1)) for k in range(6)] == [1, 1, 1, 1, 0, 0]
 
 
-@pytest.mark.parametrize(("make", "message"), [
-    (lambda: Piecewise(0.1, (2.0, 1.0), (1, 1, 1)), r"boundaries must increase: got \(2.0, 1.0\)"),
-    (lambda: Piecewise(0.1, (1.0, 1.0), (1, 1, 1)), "boundaries must increase"),
-    (lambda: Piecewise(0.1, (1.0, math.nan), (1, 1, 1)), "each of boundaries must be a finite number"),
-    (lambda: Piecewise(0.1, (0.0,), (1, 1)), "each of boundaries must be a finite number"),
-    (lambda: Piecewise(0.1, ("1",), (1, 1)), "each of boundaries must be a number"),
-    (lambda: Piecewise(0.1, (1.0,), (1, 0.5, 0.1)), "factors must be one more than boundaries: got 3"),
-    (lambda: Piecewise(0.1, (1.0,), (1, -0.5)), "each of factors must be a finite number"),
-    (lambda: Piecewise(math.nan, (1.0,), (1, 0.5)), "base must be a finite number"),
-    (lambda: Cosine(0.1, duration=-1.0), "duration must be a finite number"),
-    (lambda: Cosine(0.1, duration=0.0), "duration must be a finite number"),
-    (lambda: Cosine(0.1, duration=1.0, final=-0.1), "final must be a finite number"),
-    (lambda: Warmup(0.1, duration=-1.0), "duration must be a finite number"),
-    (lambda: Warmup(0.1, duration="4"), "duration must be a number: got '4'"),
-    (lambda: Warmup(0.1, duration=1.0, initial=2.0), "initial must be a finite number"),
-    (lambda: Exponential(0.1, rate=math.inf), "rate must be a finite number"),
-    (lambda: Exponential("0.1", rate=1.0), "base must be a number"),
-    (lambda: Function(0.1, 0.5), "function must be callable: got 0.5"),
-    (lambda: Function(0.1, lambda t: jnp.array([t, t])), r"function must return a scalar: got shape \(2,\)"),
-])
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: Piecewise(0.1, (2.0, 1.0), (1, 1, 1)), r"boundaries must increase: got \(2.0, 1.0\)"),
+        (lambda: Piecewise(0.1, (1.0, 1.0), (1, 1, 1)), "boundaries must increase"),
+        (lambda: Piecewise(0.1, (1.0, math.nan), (1, 1, 1)), "each of boundaries must be a finite number"),
+        (lambda: Piecewise(0.1, (0.0,), (1, 1)), "each of boundaries must be a finite number"),
+        (lambda: Piecewise(0.1, ("1",), (1, 1)), "each of boundaries must be a number"),
+        (lambda: Piecewise(0.1, (1.0,), (1, 0.5, 0.1)), "factors must be one more than boundaries: got 3"),
+        (lambda: Piecewise(0.1, (1.0,), (1, -0.5)), "each of factors must be a finite number"),
+        (lambda: Piecewise(math.nan, (1.0,), (1, 0.5)), "base must be a finite number"),
+        (lambda: Cosine(0.1, duration=-1.0), "duration must be a finite number"),
+        (lambda: Cosine(0.1, duration=0.0), "duration must be a finite number"),
+        (lambda: Cosine(0.1, duration=1.0, final=-0.1), "final must be a finite number"),
+        (lambda: Warmup(0.1, duration=-1.0), "duration must be a finite number"),
+        (lambda: Warmup(0.1, duration="4"), "duration must be a number: got '4'"),
+        (lambda: Warmup(0.1, duration=1.0, initial=2.0), "initial must be a finite number"),
+        (lambda: Exponential(0.1, rate=math.inf), "rate must be a finite number"),
+        (lambda: Exponential("0.1", rate=1.0), "base must be a number"),
+        (lambda: Function(0.1, 0.5), "function must be callable: got 0.5"),
+        (lambda: Function(0.1, lambda t: jnp.array([t, t])), r"function must return a scalar: got shape \(2,\)"),
+    ],
+)
 def test_bad_input_is_refused_with_its_name(make, message):
     with pytest.raises((ValueError, TypeError), match=message):
         make()

@@ -104,18 +104,19 @@ def test_label_noise_redraws_a_share_of_the_labels():
     np.testing.assert_array_equal(noisy, expected)
 
 
-@pytest.mark.parametrize(("arguments", "message"), [
-    ({"model": "cnn"}, "model must be one of 'softmax', 'mlp': got 'cnn'"),
-    ({"preset": "S9"}, "preset must be one of None, 'S7': got 'S9'"),
-    ({"preset": "S7", "model": "mlp"}, "preset 'S7' fixes model='softmax': got 'mlp'"),
-    ({"preset": "S7", "l2": 0.1}, "preset 'S7' fixes l2=0.001: got 0.1"),
-    ({"preset": "S7", "sampling": "reshuffling"}, "fixes sampling='with_replacement'"),
-    ({"hidden": 0}, "hidden must be at least 1"),
-    ({"label_noise": 1.5}, "label_noise must be a finite number in"),
-    ({"batch_size": 0}, "batch_size must be at least 1"),
-])
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"model": "cnn"}, "model must be one of 'softmax', 'mlp': got 'cnn'"),
+        ({"preset": "S9"}, "preset must be one of None, 'S7': got 'S9'"),
+        ({"preset": "S7", "model": "mlp"}, "preset 'S7' fixes model='softmax': got 'mlp'"),
+        ({"preset": "S7", "l2": 0.1}, "preset 'S7' fixes l2=0.001: got 0.1"),
+        ({"preset": "S7", "sampling": "reshuffling"}, "fixes sampling='with_replacement'"),
+        ({"hidden": 0}, "hidden must be at least 1"),
+        ({"label_noise": 1.5}, "label_noise must be a finite number in"),
+        ({"batch_size": 0}, "batch_size must be at least 1"),
+    ],
+)
 def test_bad_digits_are_refused(arguments, message):
     with pytest.raises(ValueError, match=message):
         digits(**arguments)
-
-

@@ -12,11 +12,14 @@ from itograd.simulation.precision import double
 U = np.uint32
 
 
-@pytest.mark.parametrize(("key", "counter", "expected"), [
-    ((0x0, 0x0), (0x0, 0x0), (0x6B200159, 0x99BA4EFE)),
-    ((0xFFFFFFFF, 0xFFFFFFFF), (0xFFFFFFFF, 0xFFFFFFFF), (0x1CB996FC, 0xBB002BE7)),
-    ((0x13198A2E, 0x03707344), (0x243F6A88, 0x85A308D3), (0xC4923A9C, 0x483DF7A0)),
-])
+@pytest.mark.parametrize(
+    ("key", "counter", "expected"),
+    [
+        ((0x0, 0x0), (0x0, 0x0), (0x6B200159, 0x99BA4EFE)),
+        ((0xFFFFFFFF, 0xFFFFFFFF), (0xFFFFFFFF, 0xFFFFFFFF), (0x1CB996FC, 0xBB002BE7)),
+        ((0x13198A2E, 0x03707344), (0x243F6A88, 0x85A308D3), (0xC4923A9C, 0x483DF7A0)),
+    ],
+)
 def test_threefry_gives_the_vectors_of_random123(key, counter, expected):
     words = threefry2x32([jnp.uint32(U(k)) for k in key], [jnp.uint32(U(c)) for c in counter])
     assert tuple(int(w) for w in words) == expected

@@ -12,8 +12,14 @@ PER_SAMPLE_RATE, DECAY = 0.001, 0.1  # η/B and λ
 def at(batch_size, paths=64, per_sample_rate=PER_SAMPLE_RATE, decay=DECAY, times=8):
     rate = per_sample_rate * batch_size
     problem = ig.problems.Rayleigh(batch_size=batch_size)
-    return equilibrium(ig.SGD(rate, weight_decay=decay), problem, steps=max(128, round(times / (rate * decay))),
-                       paths=paths, seed=batch_size, progress=False)
+    return equilibrium(
+        ig.SGD(rate, weight_decay=decay),
+        problem,
+        steps=max(128, round(times / (rate * decay))),
+        paths=paths,
+        seed=batch_size,
+        progress=False,
+    )
 
 
 def test_the_identity_holds_on_a_scale_invariant_loss():
@@ -83,8 +89,11 @@ def test_s8_identity_and_bounds_for_pairs_of_batch_sizes():
                 continue
             factor = large / small
             a, b = results[small], results[large]
-            pairs = ((a.squared_norm[0], b.squared_norm[0]), (a.squared_gradient[0], b.squared_gradient[0]),
-                     (a.noise_trace[0], factor * b.noise_trace[0]))
+            pairs = (
+                (a.squared_norm[0], b.squared_norm[0]),
+                (a.squared_gradient[0], b.squared_gradient[0]),
+                (a.noise_trace[0], factor * b.noise_trace[0]),
+            )
             closeness = max(max(x / y, y / x) for x, y in pairs)
             bounds = a.batch_factor_bounds(closeness)
             print(f"B={small} kappa={factor:g} C={closeness:.5f} sharp={bounds.sharp:.3f} weak={bounds.weak:.3f}")

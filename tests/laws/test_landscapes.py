@@ -15,8 +15,10 @@ def float64():
         yield
 
 
-@pytest.mark.parametrize(("diffusion", "to_saddle", "to_other"), [
-    (0.2, 7.9340174, 19.093897), (0.1, 30.821296, 66.268626), (0.05, 361.90375, 729.67069)])
+@pytest.mark.parametrize(
+    ("diffusion", "to_saddle", "to_other"),
+    [(0.2, 7.9340174, 19.093897), (0.1, 30.821296, 66.268626), (0.05, 361.90375, 729.67069)],
+)
 def test_first_passage_over_the_double_well_by_quadrature(diffusion, to_saddle, to_other):
     x = np.linspace(-3, 1, 200_001)
     f = np.asarray(jax.vmap(DoubleWell().loss)(x[:, None]))
@@ -41,11 +43,14 @@ def test_the_wells_of_flat_and_sharp():
     assert not FlatSharp(state_dependent_noise=True).has_additive_noise
 
 
-@pytest.mark.parametrize(("arguments", "table"), [
-    ({}, [(0.2, "1.951"), (0.1, "2.039"), (0.05, "2.131"), (0.025, "2.175"), (0.0125, "2.191")]),
-    ({"tilt": -0.02}, [(0.2, "1.65"), (0.1, "1.42"), (0.05, ".994"), (0.025, ".453"), (0.0125, ".092")]),
-    ({"state_dependent_noise": True}, [(0.1, "5.12"), (0.05, "11.26")]),
-])
+@pytest.mark.parametrize(
+    ("arguments", "table"),
+    [
+        ({}, [(0.2, "1.951"), (0.1, "2.039"), (0.05, "2.131"), (0.025, "2.175"), (0.0125, "2.191")]),
+        ({"tilt": -0.02}, [(0.2, "1.65"), (0.1, "1.42"), (0.05, ".994"), (0.025, ".453"), (0.0125, ".092")]),
+        ({"state_dependent_noise": True}, [(0.1, "5.12"), (0.05, "11.26")]),
+    ],
+)
 def test_the_mass_of_the_flat_well_over_the_sharp_one(arguments, table):
     # p ~ exp(−∫ L'/D)/D with D(x) = D0 S(x)/S of unit noise (theory 4.3).
     problem = FlatSharp(**arguments)
@@ -68,13 +73,16 @@ def test_landscape_noise_is_divided_by_the_batch():
     assert float(covariance) == pytest.approx(9 / 4 * (0.4 + 0.6 * slope))
 
 
-@pytest.mark.parametrize(("make", "message"), [
-    (lambda: DoubleWell(noise_std=-1.0), "noise_std must be a finite number"),
-    (lambda: DoubleWell(noise="cauchy"), "noise must be one of 'gaussian'"),
-    (lambda: DoubleWell(batch_size=0), "batch_size must be at least 1"),
-    (lambda: FlatSharp(tilt=np.nan), "tilt must be a finite number"),
-    (lambda: FlatSharp(state_dependent_noise="yes"), "state_dependent_noise must be one of False, True"),
-])
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: DoubleWell(noise_std=-1.0), "noise_std must be a finite number"),
+        (lambda: DoubleWell(noise="cauchy"), "noise must be one of 'gaussian'"),
+        (lambda: DoubleWell(batch_size=0), "batch_size must be at least 1"),
+        (lambda: FlatSharp(tilt=np.nan), "tilt must be a finite number"),
+        (lambda: FlatSharp(state_dependent_noise="yes"), "state_dependent_noise must be one of False, True"),
+    ],
+)
 def test_bad_landscapes_are_refused(make, message):
     with pytest.raises(ValueError, match=message):
         make()

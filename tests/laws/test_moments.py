@@ -42,9 +42,16 @@ def variance(model, *problem):
 
 # 3.1: SGD with additive noise
 
-@pytest.mark.parametrize(("eta", "second", "first_order", "second_order"), [
-    (0.2, 0.206554828800, -1.525e-2, 1.492e-2), (0.1, 0.167809462244, -1.076e-2, 3.565e-3),
-    (0.05, 0.150857998704, -6.094e-3, 8.727e-4), (0.025, 0.142925934433, -3.218e-3, 2.160e-4)])
+
+@pytest.mark.parametrize(
+    ("eta", "second", "first_order", "second_order"),
+    [
+        (0.2, 0.206554828800, -1.525e-2, 1.492e-2),
+        (0.1, 0.167809462244, -1.076e-2, 3.565e-3),
+        (0.05, 0.150857998704, -6.094e-3, 8.727e-4),
+        (0.025, 0.142925934433, -3.218e-3, 2.160e-4),
+    ],
+)
 def test_second_moments_of_sgd_and_its_equations(eta, second, first_order, second_order):
     exact = at_end(SGD(eta), UNIT, save_at=[1.0])[1]
     errors = [exact - at_end(ig.modified_equation(SGD(eta), UNIT, n), save_at=[1.0])[1] for n in (1, 2)]
@@ -99,12 +106,16 @@ def test_the_same_in_three_dimensions():
 
 # 3.2: linear regression, multiplicative noise
 
+
 def line_recursion(eta, steps, batch, x0=1.0):
     h, xi = np.array([0.5, 1.0, 2.0]), np.array([0.3, -0.5, 0.2])
     cross, mean, second = np.mean(h * xi) - h.mean() * xi.mean(), x0, x0**2
     for _ in range(steps):
-        second = (((1 - eta * h.mean()) ** 2 + eta**2 * h.var() / batch) * second
-                  - 2 * eta**2 / batch * cross * mean + eta**2 / batch * xi.var())
+        second = (
+            ((1 - eta * h.mean()) ** 2 + eta**2 * h.var() / batch) * second
+            - 2 * eta**2 / batch * cross * mean
+            + eta**2 / batch * xi.var()
+        )
         mean = (1 - eta * h.mean()) * mean
     return mean, second
 
@@ -141,10 +152,14 @@ FEATURES, TARGETS = np.array([[1.0, 0.3], [-0.5, 1.0], [0.4, -0.8]]), np.array([
 # The rules on (x, Q, 1) or (y, Q, 1) with a gradient Hx − b.
 AUGMENTED = {
     "sgd": (SGD(0.2), lambda i, o, h, b: np.block([[i - 0.2 * h, o, 0.2 * b], [o, o, 0 * b]])),
-    "heavy ball": (Momentum(0.1, 0.6), lambda i, o, h, b: np.block(
-        [[i - 0.1 * h, -0.06 * i, 0.1 * b], [h, 0.6 * i, -b]])),
-    "nesterov": (Nesterov(0.1, 0.6), lambda i, o, h, b: np.block(
-        [[i - 0.16 * h, -0.036 * i, 0.16 * b], [h, 0.6 * i, -b]])),
+    "heavy ball": (
+        Momentum(0.1, 0.6),
+        lambda i, o, h, b: np.block([[i - 0.1 * h, -0.06 * i, 0.1 * b], [h, 0.6 * i, -b]]),
+    ),
+    "nesterov": (
+        Nesterov(0.1, 0.6),
+        lambda i, o, h, b: np.block([[i - 0.16 * h, -0.036 * i, 0.16 * b], [h, 0.6 * i, -b]]),
+    ),
 }
 
 
@@ -178,12 +193,21 @@ def test_moments_under_multiplicative_noise_are_those_of_all_batches(name, sampl
 
 # 3.3: momentum
 
-@pytest.mark.parametrize(("eta", "b", "heavy", "nesterov", "equation"), [
-    (0.1, 0.9, "0.513513513514", "0.270633971292", "0.5"), (0.01, 0.9, "0.05013193", "0.04599317", "0.05"),
-    (0.01, 0.99, "0.501259446", "0.251892341", "0.5")])
+
+@pytest.mark.parametrize(
+    ("eta", "b", "heavy", "nesterov", "equation"),
+    [
+        (0.1, 0.9, "0.513513513514", "0.270633971292", "0.5"),
+        (0.01, 0.9, "0.05013193", "0.04599317", "0.05"),
+        (0.01, 0.99, "0.501259446", "0.251892341", "0.5"),
+    ],
+)
 def test_stationary_variances_of_momentum(eta, b, heavy, nesterov, equation):
-    rules = {heavy: (Momentum(eta, b), UNIT), nesterov: (Nesterov(eta, b, point="iterate"), UNIT),
-             equation: (ig.modified_equation(Momentum(eta, b, clock=SLOW), UNIT),)}
+    rules = {
+        heavy: (Momentum(eta, b), UNIT),
+        nesterov: (Nesterov(eta, b, point="iterate"), UNIT),
+        equation: (ig.modified_equation(Momentum(eta, b, clock=SLOW), UNIT),),
+    }
     for printed, rule in rules.items():
         assert variance(*rule) == pytest.approx(float(printed), abs=0.51 * 10.0 ** -len(printed[2:]) + 1e-15)
     assert variance(ig.modified_equation(Nesterov(eta, b), UNIT)) == pytest.approx(float(equation), rel=1e-12)
@@ -231,8 +255,11 @@ def test_covariances_of_noncommuting_matrices(b):
     nesterov = lyapunov_by_doubling(np.block([[descent, b * descent], [-eta * A, b * descent]]), both)
     ahead = np.hstack([i, b * i])  # y = x + bv
     for rule, expected in (
-            (SGD(eta), sgd), (Momentum(eta, b), heavy[:3, :3]), (Nesterov(eta, b, point="iterate"), nesterov[:3, :3]),
-            (Nesterov(eta, b), ahead @ nesterov @ ahead.T)):
+        (SGD(eta), sgd),
+        (Momentum(eta, b), heavy[:3, :3]),
+        (Nesterov(eta, b, point="iterate"), nesterov[:3, :3]),
+        (Nesterov(eta, b), ahead @ nesterov @ ahead.T),
+    ):
         np.testing.assert_allclose(stationary_covariance(rule, THREE), expected, rtol=0, atol=1e-12)
 
 
@@ -253,6 +280,7 @@ def test_equations_of_noncommuting_matrices():
 
 
 # 3.4: Nesterov with μ_k = (k−1)/(k+2)
+
 
 def test_increasing_momentum_has_the_mean_of_a_bessel_function():
     a, times = 2.3, np.array([0.5, 2.0, 4.0, 9.0])
@@ -304,6 +332,7 @@ def test_simulated_moments(name):
 
 # Form, and refusals
 
+
 def test_a_result_says_when_and_where():
     exact = moments(Momentum(0.1, 0.5), SKEWED, x0=X0, steps=10, save_every=4)
     assert dict(exact["covariance"].sizes) == {"time": 4, "observable": 3, "observable_2": 3}
@@ -318,35 +347,44 @@ def test_a_result_says_when_and_where():
 RESHUFFLED = LinearRegression(FEATURES, TARGETS, batch_size=1, sampling="reshuffling")
 
 
-@pytest.mark.parametrize(("calculate", "message"), [
-    (lambda: moments(SGD(0.1), Circle(), steps=3), "Circle is not quadratic; simulate it"),
-    (lambda: moments(ig.modified_equation(SGD(0.1), Circle()), save_at=[1.0]), "Circle is not quadratic"),
-    (lambda: stationary_covariance(SGD(0.1), Circle()), "Circle is not quadratic"),
-    (lambda: moments(SGD(0.1), RESHUFFLED, steps=3), "sampling='reshuffling' makes the batches of an epoch depend"),
-    (lambda: stationary_covariance(SGD(0.1), RESHUFFLED), "independent batches"),
-    (lambda: moments(from_optax(optax.sgd(0.1)), UNIT, steps=3), "OptaxOptimizer is not; simulate it"),
-    (lambda: stationary_covariance(from_optax(optax.sgd(0.1)), UNIT), "OptaxOptimizer is not"),
-    (lambda: moments(SGD(0.1), steps=3), "an optimiser with a problem, or a modified equation"),
-    (lambda: moments(SGD(0.1), UNIT), "needs `steps`"),
-    (lambda: moments(SGD(0.1), UNIT, x0=[1.0, 2.0], steps=3), r"x0 must have shape \(1,\): got \(2,\)"),
-    (lambda: moments(SGD(0.1), UNIT, save_at=[0.05]), "multiples of the optimiser's clock"),
-    (lambda: moments(ig.modified_equation(SGD(0.1), UNIT)), "save_at"),
-    (lambda: moments(ig.modified_equation(SGD(0.1), UNIT), save_at=[2.0, 1.0]), "increase"),
-    (lambda: moments(ig.modified_equation(SGD(0.1), UNIT), save_at=[1.0], steps=3), "give no steps"),
-    (lambda: moments(ig.modified_equation(SGD(0.1), UNIT), UNIT, save_at=[1.0]), "carries its problem"),
-    (lambda: moments(SGD(0.1), UNIT, x0=[np.nan], steps=3), "x0 must be finite"),
-    (lambda: moments("sgd", UNIT, steps=3), "an optimiser with a problem, or a modified equation: got 'sgd'"),
-    (lambda: stationary_covariance(SGD(0.1)), "an optimiser with a problem, or a modified equation"),
-    (lambda: stationary_covariance(SGD(2.5), UNIT), "spectral radius of the mean's map is 1.5, and must be below 1"),
-    (lambda: stationary_covariance(ig.modified_equation(SGD(0.1), Quadratic(-1.0, 1.0))), "eigenvalues is 1, and must"),
-    (lambda: stationary_covariance(SGD(0.1), Quadratic(0.0, 1.0)), "no stationary law"),
-    (lambda: stationary_covariance(SGD(Cosine(0.1, 50.0)), UNIT), "hyperparameters change over time"),
-    (lambda: stationary_covariance(SGD(Piecewise(0.1, 5.0, (1, 0.5))), UNIT), "hyperparameters change over time"),
-    (lambda: stationary_covariance(SGD(Piecewise(0.1, 500.0, (1, 0.5))), UNIT), "hyperparameters change over time"),
-    (lambda: stationary_covariance(Nesterov.increasing(0.1), UNIT), "hyperparameters change over time"),
-    (lambda: stationary_covariance(ig.modified_equation(Nesterov.increasing(0.1), UNIT)), "depend on time"),
-    (lambda: stationary_covariance(SGD(0.01), LinearRegression(np.eye(61), np.ones(61))), "60 dimensions: got 61"),
-])
+@pytest.mark.parametrize(
+    ("calculate", "message"),
+    [
+        (lambda: moments(SGD(0.1), Circle(), steps=3), "Circle is not quadratic; simulate it"),
+        (lambda: moments(ig.modified_equation(SGD(0.1), Circle()), save_at=[1.0]), "Circle is not quadratic"),
+        (lambda: stationary_covariance(SGD(0.1), Circle()), "Circle is not quadratic"),
+        (lambda: moments(SGD(0.1), RESHUFFLED, steps=3), "sampling='reshuffling' makes the batches of an epoch depend"),
+        (lambda: stationary_covariance(SGD(0.1), RESHUFFLED), "independent batches"),
+        (lambda: moments(from_optax(optax.sgd(0.1)), UNIT, steps=3), "OptaxOptimizer is not; simulate it"),
+        (lambda: stationary_covariance(from_optax(optax.sgd(0.1)), UNIT), "OptaxOptimizer is not"),
+        (lambda: moments(SGD(0.1), steps=3), "an optimiser with a problem, or a modified equation"),
+        (lambda: moments(SGD(0.1), UNIT), "needs `steps`"),
+        (lambda: moments(SGD(0.1), UNIT, x0=[1.0, 2.0], steps=3), r"x0 must have shape \(1,\): got \(2,\)"),
+        (lambda: moments(SGD(0.1), UNIT, save_at=[0.05]), "multiples of the optimiser's clock"),
+        (lambda: moments(ig.modified_equation(SGD(0.1), UNIT)), "save_at"),
+        (lambda: moments(ig.modified_equation(SGD(0.1), UNIT), save_at=[2.0, 1.0]), "increase"),
+        (lambda: moments(ig.modified_equation(SGD(0.1), UNIT), save_at=[1.0], steps=3), "give no steps"),
+        (lambda: moments(ig.modified_equation(SGD(0.1), UNIT), UNIT, save_at=[1.0]), "carries its problem"),
+        (lambda: moments(SGD(0.1), UNIT, x0=[np.nan], steps=3), "x0 must be finite"),
+        (lambda: moments("sgd", UNIT, steps=3), "an optimiser with a problem, or a modified equation: got 'sgd'"),
+        (lambda: stationary_covariance(SGD(0.1)), "an optimiser with a problem, or a modified equation"),
+        (
+            lambda: stationary_covariance(SGD(2.5), UNIT),
+            "spectral radius of the mean's map is 1.5, and must be below 1",
+        ),
+        (
+            lambda: stationary_covariance(ig.modified_equation(SGD(0.1), Quadratic(-1.0, 1.0))),
+            "eigenvalues is 1, and must",
+        ),
+        (lambda: stationary_covariance(SGD(0.1), Quadratic(0.0, 1.0)), "no stationary law"),
+        (lambda: stationary_covariance(SGD(Cosine(0.1, 50.0)), UNIT), "hyperparameters change over time"),
+        (lambda: stationary_covariance(SGD(Piecewise(0.1, 5.0, (1, 0.5))), UNIT), "hyperparameters change over time"),
+        (lambda: stationary_covariance(SGD(Piecewise(0.1, 500.0, (1, 0.5))), UNIT), "hyperparameters change over time"),
+        (lambda: stationary_covariance(Nesterov.increasing(0.1), UNIT), "hyperparameters change over time"),
+        (lambda: stationary_covariance(ig.modified_equation(Nesterov.increasing(0.1), UNIT)), "depend on time"),
+        (lambda: stationary_covariance(SGD(0.01), LinearRegression(np.eye(61), np.ones(61))), "60 dimensions: got 61"),
+    ],
+)
 def test_what_has_no_moments_is_refused_with_the_reason(calculate, message):
     with pytest.raises((ValueError, TypeError), match=message):
         calculate()

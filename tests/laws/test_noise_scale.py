@@ -31,13 +31,13 @@ def regression(batch_size, sampling="with_replacement"):
     rng = np.random.default_rng(7)
     inputs = rng.normal(size=(24, 3))
     targets = inputs @ [1.0, -2.0, 0.5] + rng.normal(size=24)
-    return FiniteSum(half_square, (inputs, targets), params=np.zeros(3), batch_size=batch_size,
-                     sampling=sampling)
+    return FiniteSum(half_square, (inputs, targets), params=np.zeros(3), batch_size=batch_size, sampling=sampling)
 
 
 def quadratic(noise, batch_size, dim=6):
-    return Quadratic(np.diag(np.linspace(0.5, 2.0, dim)), np.diag(np.linspace(1.0, 3.0, dim)), noise,
-                     batch_size=batch_size)
+    return Quadratic(
+        np.diag(np.linspace(0.5, 2.0, dim)), np.diag(np.linspace(1.0, 3.0, dim)), noise, batch_size=batch_size
+    )
 
 
 CASES = {
@@ -74,8 +74,10 @@ def test_estimates_lie_within_their_standard_errors():
     for problem, x in CASES.values():
         squared_gradient, trace = exact(problem, x)
         scale = noise_scale(problem, x, batches=2000)
-        scores += [(scale.squared_gradient - squared_gradient) / scale.squared_gradient_standard_error,
-                   (scale.noise_trace - trace) / scale.noise_trace_standard_error]
+        scores += [
+            (scale.squared_gradient - squared_gradient) / scale.squared_gradient_standard_error,
+            (scale.noise_trace - trace) / scale.noise_trace_standard_error,
+        ]
     assert np.abs(scores).max() < MAX_Z, scores
 
 
@@ -177,10 +179,14 @@ def test_intervals_cover_as_often_as_they_say():
     problem, x = quadratic("gaussian", 4, dim=20), np.full(20, 0.15)
     squared_gradient, trace = exact(problem, x)
     found = [noise_scale(problem, x, batches=64, seed=seed) for seed in range(400)]
-    for field, truth in (("squared_gradient", squared_gradient), ("noise_trace", trace),
-                         ("simple", 4 * trace / squared_gradient)):
-        covered = np.mean([low <= truth <= high for low, high in
-                           (getattr(scale, field + "_interval") for scale in found)])
+    for field, truth in (
+        ("squared_gradient", squared_gradient),
+        ("noise_trace", trace),
+        ("simple", 4 * trace / squared_gradient),
+    ):
+        covered = np.mean(
+            [low <= truth <= high for low, high in (getattr(scale, field + "_interval") for scale in found)]
+        )
         assert abs(covered - 0.95) < MAX_Z * (0.95 * 0.05 / 400) ** 0.5, field
 
 
@@ -204,8 +210,10 @@ def test_two_batch_estimators_are_unbiased(nested):
     scores = []
     for seed in range(10):
         scale = noise_scale_from_norms(*logged(2000, 8, 12, seed, nested=nested), 1, 8, batch_means=100)
-        scores += [(scale.squared_gradient - 3) / scale.squared_gradient_standard_error,
-                   (scale.noise_trace - 12) / scale.noise_trace_standard_error]
+        scores += [
+            (scale.squared_gradient - 3) / scale.squared_gradient_standard_error,
+            (scale.noise_trace - 12) / scale.noise_trace_standard_error,
+        ]
         np.testing.assert_allclose(scale.simple, scale.noise_trace / scale.squared_gradient, rtol=1e-12)
     assert np.abs(scores).max() < MAX_Z
     assert np.std(scores) > 0.5
@@ -214,8 +222,11 @@ def test_two_batch_estimators_are_unbiased(nested):
 def test_noise_trace_is_that_of_the_smaller_batch():
     small, big = logged(500, 8, 12, 0)
     one, four = noise_scale_from_norms(small, big, 1, 8), noise_scale_from_norms(small, big, 4, 32)
-    np.testing.assert_allclose([four.squared_gradient, four.noise_trace, four.simple],
-                               [one.squared_gradient, one.noise_trace, 4 * one.simple], rtol=1e-12)
+    np.testing.assert_allclose(
+        [four.squared_gradient, four.noise_trace, four.simple],
+        [one.squared_gradient, one.noise_trace, 4 * one.simple],
+        rtol=1e-12,
+    )
     assert four.batch_size == 4
 
 
@@ -223,8 +234,14 @@ def test_batch_means_carry_the_correlation_between_steps():
     found = [noise_scale_from_norms(*logged(1000, 4, 3, seed, memory=0.9), 1, 4) for seed in range(60)]
     spread = np.std([scale.squared_gradient for scale in found])
     stated = np.mean([scale.squared_gradient_standard_error**2 for scale in found]) ** 0.5
-    naive = np.mean([noise_scale_from_norms(*logged(1000, 4, 3, seed, memory=0.9), 1, 4, batch_means=1000)
-                     .squared_gradient_standard_error for seed in range(10)])
+    naive = np.mean(
+        [
+            noise_scale_from_norms(
+                *logged(1000, 4, 3, seed, memory=0.9), 1, 4, batch_means=1000
+            ).squared_gradient_standard_error
+            for seed in range(10)
+        ]
+    )
     assert 0.75 < stated / spread < 1.25
     assert naive < 0.5 * spread
 
@@ -234,8 +251,7 @@ def test_both_measurements_agree():
     frozen = noise_scale(problem, x, batches=4000)
     singles = np.concatenate([g for _, g in batch_gradients(problem.with_batch_size(1), x, 8 * 2000, seed=9)])
     workers = singles.reshape(2000, 8, 3)
-    norms = noise_scale_from_norms((workers**2).sum(axis=2).mean(axis=1),
-                                   (workers.mean(axis=1) ** 2).sum(axis=1), 1, 8)
+    norms = noise_scale_from_norms((workers**2).sum(axis=2).mean(axis=1), (workers.mean(axis=1) ** 2).sum(axis=1), 1, 8)
     assert norms.simple_interval[0] < frozen.simple < norms.simple_interval[1]
     assert frozen.simple_interval[0] < norms.simple < frozen.simple_interval[1]
 
@@ -246,37 +262,52 @@ def test_both_measurements_agree():
 FINE = np.ones(20)
 
 
-@pytest.mark.parametrize(("arguments", "options", "error", "message"), [
-    ((FINE, FINE, 8, 8), {}, ValueError, "small_batch must be below big_batch: got 8 and 8"),
-    ((FINE, FINE, 16, 8), {}, ValueError, "small_batch must be below big_batch: got 16 and 8"),
-    ((FINE, FINE, 0, 8), {}, ValueError, "small_batch must be at least 1"),
-    ((FINE, FINE, 1.5, 8), {}, TypeError, "small_batch must be a whole number"),
-    ((np.where(np.arange(20) == 3, np.nan, 1), FINE, 1, 8), {}, ValueError,
-     "small_squared_norms must be finite: 1 of 20 are not"),
-    ((FINE, -FINE, 1, 8), {}, ValueError, "big_squared_norms must be squared norms: the smallest is -1"),
-    ((FINE, FINE[1:], 1, 8), {}, ValueError, "must be of one length: got 20 and 19"),
-    ((FINE[:7], FINE[:7], 1, 8), {}, ValueError, "batch_means=16 needs at least as many steps: got 7"),
-    ((FINE, FINE, 1, 8), {"batch_means": 4}, ValueError, "batch_means must be at least 8"),
-    ((FINE, FINE, 1, 8), {"confidence": 1.0}, ValueError, r"confidence must be a finite number in \(0, 1\)"),
-    ((FINE[:, None], FINE, 1, 8), {}, ValueError, r"small_squared_norms must be a list of numbers"),
-])
+@pytest.mark.parametrize(
+    ("arguments", "options", "error", "message"),
+    [
+        ((FINE, FINE, 8, 8), {}, ValueError, "small_batch must be below big_batch: got 8 and 8"),
+        ((FINE, FINE, 16, 8), {}, ValueError, "small_batch must be below big_batch: got 16 and 8"),
+        ((FINE, FINE, 0, 8), {}, ValueError, "small_batch must be at least 1"),
+        ((FINE, FINE, 1.5, 8), {}, TypeError, "small_batch must be a whole number"),
+        (
+            (np.where(np.arange(20) == 3, np.nan, 1), FINE, 1, 8),
+            {},
+            ValueError,
+            "small_squared_norms must be finite: 1 of 20 are not",
+        ),
+        ((FINE, -FINE, 1, 8), {}, ValueError, "big_squared_norms must be squared norms: the smallest is -1"),
+        ((FINE, FINE[1:], 1, 8), {}, ValueError, "must be of one length: got 20 and 19"),
+        ((FINE[:7], FINE[:7], 1, 8), {}, ValueError, "batch_means=16 needs at least as many steps: got 7"),
+        ((FINE, FINE, 1, 8), {"batch_means": 4}, ValueError, "batch_means must be at least 8"),
+        ((FINE, FINE, 1, 8), {"confidence": 1.0}, ValueError, r"confidence must be a finite number in \(0, 1\)"),
+        ((FINE[:, None], FINE, 1, 8), {}, ValueError, r"small_squared_norms must be a list of numbers"),
+    ],
+)
 def test_norms_that_tell_nothing_are_refused(arguments, options, error, message):
     with pytest.raises(error, match=message):
         noise_scale_from_norms(*arguments, **options)
 
 
-@pytest.mark.parametrize(("problem", "x", "options", "error", "message"), [
-    (Circle(), [1.0], {"batches": 7}, ValueError, "batches must be at least 8: got 7"),
-    (Circle(), [1.0, 2.0], {}, ValueError, r"x must have shape \(1,\): got \(2,\)"),
-    (Circle(), [math.nan], {}, ValueError, "x must be finite"),
-    (Circle(), [1.0], {"confidence": 95}, ValueError, "confidence must be a finite number"),
-    (Circle(), [1.0], {"seed": -1}, ValueError, "seed must be an integer"),
-    (Circle().amplified(4), [1.0], {}, ValueError, r"give problem\.original"),
-    (regression(24, "without_replacement"), np.zeros(3), {}, ValueError, "a batch of all 24 examples has no"),
-    (FiniteSum(lambda w, a: jnp.sum(jnp.sqrt(w)) * a, np.ones(4), params=np.ones(1)), [0.0], {}, ValueError,
-     "the gradient of a batch at x is not finite"),
-    ("a problem", [1.0], {}, TypeError, "problem must be a Problem: got str"),
-])
+@pytest.mark.parametrize(
+    ("problem", "x", "options", "error", "message"),
+    [
+        (Circle(), [1.0], {"batches": 7}, ValueError, "batches must be at least 8: got 7"),
+        (Circle(), [1.0, 2.0], {}, ValueError, r"x must have shape \(1,\): got \(2,\)"),
+        (Circle(), [math.nan], {}, ValueError, "x must be finite"),
+        (Circle(), [1.0], {"confidence": 95}, ValueError, "confidence must be a finite number"),
+        (Circle(), [1.0], {"seed": -1}, ValueError, "seed must be an integer"),
+        (Circle().amplified(4), [1.0], {}, ValueError, r"give problem\.original"),
+        (regression(24, "without_replacement"), np.zeros(3), {}, ValueError, "a batch of all 24 examples has no"),
+        (
+            FiniteSum(lambda w, a: jnp.sum(jnp.sqrt(w)) * a, np.ones(4), params=np.ones(1)),
+            [0.0],
+            {},
+            ValueError,
+            "the gradient of a batch at x is not finite",
+        ),
+        ("a problem", [1.0], {}, TypeError, "problem must be a Problem: got str"),
+    ],
+)
 def test_measurements_that_cannot_be_made_are_refused(problem, x, options, error, message):
     with pytest.raises(error, match=message):
         noise_scale(problem, x, **options)

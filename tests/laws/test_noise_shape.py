@@ -21,8 +21,7 @@ def regression(dim=6, examples=40, batch_size=2, seed=0, sampling="with_replacem
     rng = np.random.default_rng(seed)
     inputs = rng.normal(size=(examples, dim)) * np.geomspace(3.0, 0.1, dim)
     targets = rng.normal(size=examples)
-    return FiniteSum(half_square, (inputs, targets), params=np.zeros(dim), batch_size=batch_size,
-                     sampling=sampling)
+    return FiniteSum(half_square, (inputs, targets), params=np.zeros(dim), batch_size=batch_size, sampling=sampling)
 
 
 def exact_share(problem, x, learning_rate):
@@ -75,12 +74,15 @@ def test_the_standard_error_of_skewness_is_the_spread_over_seeds():
     assert 0.85 < stated / spread < 1.2
 
 
-@pytest.mark.parametrize(("problem", "x", "options", "message"), [
-    (Circle(), [0.0], {}, "the gradient vanishes at x"),
-    (Quadratic(np.eye(2), np.diag([0.0, 1.0])), [1.0, 0.0], {}, "there is no noise along the gradient"),
-    (Circle(), [1.0], {"batches": 3}, "batches must be at least 8"),
-    (Circle(), [1.0, 1.0], {}, r"x must have shape \(1,\)"),
-])
+@pytest.mark.parametrize(
+    ("problem", "x", "options", "message"),
+    [
+        (Circle(), [0.0], {}, "the gradient vanishes at x"),
+        (Quadratic(np.eye(2), np.diag([0.0, 1.0])), [1.0, 0.0], {}, "there is no noise along the gradient"),
+        (Circle(), [1.0], {"batches": 3}, "batches must be at least 8"),
+        (Circle(), [1.0, 1.0], {}, r"x must have shape \(1,\)"),
+    ],
+)
 def test_skewness_is_refused_where_there_is_none(problem, x, options, message):
     with pytest.raises(ValueError, match=message):
         noise_skewness(problem, x, **options)
@@ -108,8 +110,11 @@ def test_one_direction_of_noise_gives_the_share_without_error(dim):
     curvatures = np.geomspace(1e-3, 1.0, dim)
     basis = np.linalg.qr(rng.normal(size=(dim, dim)))[0]
     hessian, shift = basis * curvatures @ basis.T, rng.normal(size=dim)
-    problem = FiniteSum(lambda w, example: 0.5 * w @ example[0] @ w + example[1] @ w,
-                        (np.stack([hessian, hessian]), np.stack([shift, -shift])), params=np.zeros(dim))
+    problem = FiniteSum(
+        lambda w, example: 0.5 * w @ example[0] @ w + example[1] @ w,
+        (np.stack([hessian, hessian]), np.stack([shift, -shift])),
+        params=np.zeros(dim),
+    )
     x = rng.normal(size=dim)
     limits = np.sqrt(curvatures[1:] * curvatures[:-1])[:: dim // 5]  # between two curvatures each
     for limit in limits:
@@ -153,15 +158,21 @@ def test_the_share_depends_on_the_epoch_and_not_on_the_sampling():
     np.testing.assert_allclose(larger.value, with_replacement.value, rtol=1e-9)
 
 
-@pytest.mark.parametrize(("problem", "options", "message"), [
-    (Circle(), {}, "reshuffling needs a data set: Circle has no dataset_size"),
-    (regression(1, batch_size=40, sampling="reshuffling"), {}, "there is no noise at x"),
-    (regression(1), {"learning_rate": 0.0}, "learning_rate must be a finite number"),
-    (regression(1), {"probes": 4}, "probes must be at least 8"),
-    (regression(1), {"lanczos_steps": 0}, "lanczos_steps must be at least 1"),
-    (FiniteSum(lambda w, a: jnp.sum(jnp.sqrt(w - 1)) * a, np.arange(4.0), params=np.ones(1)), {},
-     "the noise or the curvature at x is not finite"),
-])
+@pytest.mark.parametrize(
+    ("problem", "options", "message"),
+    [
+        (Circle(), {}, "reshuffling needs a data set: Circle has no dataset_size"),
+        (regression(1, batch_size=40, sampling="reshuffling"), {}, "there is no noise at x"),
+        (regression(1), {"learning_rate": 0.0}, "learning_rate must be a finite number"),
+        (regression(1), {"probes": 4}, "probes must be at least 8"),
+        (regression(1), {"lanczos_steps": 0}, "lanczos_steps must be at least 1"),
+        (
+            FiniteSum(lambda w, a: jnp.sum(jnp.sqrt(w - 1)) * a, np.arange(4.0), params=np.ones(1)),
+            {},
+            "the noise or the curvature at x is not finite",
+        ),
+    ],
+)
 def test_the_share_is_refused_with_the_reason(problem, options, message):
     with pytest.raises(ValueError, match=message):
         reshuffling_share(problem, [1.0], **{"learning_rate": 0.1, **options})

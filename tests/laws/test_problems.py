@@ -279,16 +279,19 @@ def test_one_dimensional_regression_has_the_stated_curvatures_and_offsets():
     assert float(covariance(problem, theta)[0, 0]) == pytest.approx(expected, rel=1e-13)
 
 
-@pytest.mark.parametrize(("make", "message"), [
-    (lambda: LinearRegression([1.0, 2.0], [1.0, 2.0]), r"features must have shape \(N, d\): got \(2,\)"),
-    (lambda: LinearRegression([[1.0], [2.0]], [1.0]), r"targets must have shape \(2,\)"),
-    (lambda: LinearRegression([[np.inf]], [1.0]), r"data\['features'\] must be finite"),
-    (lambda: LinearRegression.one_dimensional([1.0], [1.0, 2.0]), "must have one shape"),
-    (lambda: LinearRegression.one_dimensional([-1.0], [1.0]), "curvature must be a finite number in"),
-    (lambda: LinearRegression.one_dimensional([0.0], [1.0]), "an offset needs a curvature: got offset 1.0"),
-    (lambda: Rayleigh(dim=1), "dim must be at least 2"),
-    (lambda: Rayleigh(dim=10, samples=9), "samples must be at least dim=10"),
-])
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: LinearRegression([1.0, 2.0], [1.0, 2.0]), r"features must have shape \(N, d\): got \(2,\)"),
+        (lambda: LinearRegression([[1.0], [2.0]], [1.0]), r"targets must have shape \(2,\)"),
+        (lambda: LinearRegression([[np.inf]], [1.0]), r"data\['features'\] must be finite"),
+        (lambda: LinearRegression.one_dimensional([1.0], [1.0, 2.0]), "must have one shape"),
+        (lambda: LinearRegression.one_dimensional([-1.0], [1.0]), "curvature must be a finite number in"),
+        (lambda: LinearRegression.one_dimensional([0.0], [1.0]), "an offset needs a curvature: got offset 1.0"),
+        (lambda: Rayleigh(dim=1), "dim must be at least 2"),
+        (lambda: Rayleigh(dim=10, samples=9), "samples must be at least dim=10"),
+    ],
+)
 def test_bad_regressions_and_quotients_are_refused(make, message):
     with pytest.raises(ValueError, match=message):
         make()

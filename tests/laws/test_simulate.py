@@ -73,13 +73,17 @@ def test_x0_may_be_sampled():
 
 def test_a_diverged_path_is_counted_and_left_out():
     unstable = ig.problems.DoubleWell(noise_std=4.0)
-    runs = ig.simulate(ig.SGD(0.25), unstable, x0=[1.0], steps=30, save_every=3, paths=2000, keep_paths=2000, progress=False)
+    runs = ig.simulate(
+        ig.SGD(0.25), unstable, x0=[1.0], steps=30, save_every=3, paths=2000, keep_paths=2000, progress=False
+    )
     lost = runs["diverged"].values
     finite = np.isfinite(runs["path_values"].values[..., 0])
     assert 0 < lost[-1] < 2000
     assert (np.diff(lost) >= 0).all()
     np.testing.assert_array_equal(lost, 2000 - finite.sum(axis=0))
-    assert runs["mean"].values[-1, 0] == pytest.approx(runs["path_values"].values[finite[:, -1], -1, 0].astype(float).mean())
+    assert runs["mean"].values[-1, 0] == pytest.approx(
+        runs["path_values"].values[finite[:, -1], -1, 0].astype(float).mean()
+    )
 
 
 def test_default_observables_follow_the_dimension():
@@ -110,7 +114,9 @@ def test_an_unwritable_result_leaves_nothing(tmp_path):
 
 
 def test_final_points_are_where_the_paths_end():
-    np.testing.assert_array_equal(final_points(SGD.chain(Q), X0, 20, paths=3, seed=4), run()["path_values"].values[:3, -1])
+    np.testing.assert_array_equal(
+        final_points(SGD.chain(Q), X0, 20, paths=3, seed=4), run()["path_values"].values[:3, -1]
+    )
 
 
 def test_times_are_the_optimisers_clock():
@@ -126,27 +132,33 @@ class Shrinking(ig.SGD):
         return state[:1]
 
 
-@pytest.mark.parametrize(("change", "message"), [
-    ({"x0": [1.0]}, "x0 must have shape"),
-    ({"x0": [1.0, np.nan]}, "x0 must be finite"),
-    ({"paths": 1}, "paths must be at least 2"),
-    ({"paths": 10.5}, "paths must be a whole number"),
-    ({"steps": 0}, "steps must be at least 1"),
-    ({"steps": None}, "needs `steps`"),
-    ({"save_every": 30}, "save_every must be at most"),
-    ({"steps": None, "save_at": [0.05]}, "multiples of the optimiser's clock"),
-    ({"steps": None, "save_at": [0.2, 0.1]}, "increase"),
-    ({"save_at": [0.1]}, "not both"),
-    ({"dtype": "float16"}, "dtype"),
-    ({"quantiles": [1.5]}, "quantiles"),
-    ({"keep_paths": 5000}, "keep_paths"),
-    ({"seed": -3}, "seed"),
-    ({"dt": 0.1}, "belong to a modified equation"),
-    ({"observables": {"both": lambda x: x}}, "'both' must return a scalar"),
-    ({"observables": {}}, "at least one"),
-    ({"observables": []}, "at least one"),
-    ({"observables": ["loss", "accuracy", "x2"]}, r"names among loss, squared_norm and x0 … x1: got \['accuracy', 'x2'\]"),
-])
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"x0": [1.0]}, "x0 must have shape"),
+        ({"x0": [1.0, np.nan]}, "x0 must be finite"),
+        ({"paths": 1}, "paths must be at least 2"),
+        ({"paths": 10.5}, "paths must be a whole number"),
+        ({"steps": 0}, "steps must be at least 1"),
+        ({"steps": None}, "needs `steps`"),
+        ({"save_every": 30}, "save_every must be at most"),
+        ({"steps": None, "save_at": [0.05]}, "multiples of the optimiser's clock"),
+        ({"steps": None, "save_at": [0.2, 0.1]}, "increase"),
+        ({"save_at": [0.1]}, "not both"),
+        ({"dtype": "float16"}, "dtype"),
+        ({"quantiles": [1.5]}, "quantiles"),
+        ({"keep_paths": 5000}, "keep_paths"),
+        ({"seed": -3}, "seed"),
+        ({"dt": 0.1}, "belong to a modified equation"),
+        ({"observables": {"both": lambda x: x}}, "'both' must return a scalar"),
+        ({"observables": {}}, "at least one"),
+        ({"observables": []}, "at least one"),
+        (
+            {"observables": ["loss", "accuracy", "x2"]},
+            r"names among loss, squared_norm and x0 … x1: got \['accuracy', 'x2'\]",
+        ),
+    ],
+)
 def test_bad_input_is_refused_with_its_name(change, message):
     with pytest.raises((ValueError, TypeError), match=message):
         run(**change)

@@ -12,8 +12,9 @@ def values():
 
 
 def merged(values, valid, cuts):
-    parts = [Moments.of(v, m, covariance=True) for v, m in
-             zip(np.split(values, cuts, axis=1), np.split(valid, cuts, axis=1))]
+    parts = [
+        Moments.of(v, m, covariance=True) for v, m in zip(np.split(values, cuts, axis=1), np.split(valid, cuts, axis=1))
+    ]
     total = parts[0]
     for part in parts[1:]:
         total = total.merge(part)

@@ -34,11 +34,14 @@ def svag(noise, amplification):
     return SGD(0.2).scaled(1 / amplification), Circle(noise).amplified(amplification)
 
 
-@pytest.mark.parametrize(("learning_rate", "sgd", "sme1", "sme2"), [
-    (0.2, 0.981137384422, 1.0093700745, 1.0002843978),
-    (0.1, 1.005895892340, 1.0180909657, 1.0109300586),
-    (0.05, 1.016525628693, 1.0222473159, 1.0178436340),
-])
+@pytest.mark.parametrize(
+    ("learning_rate", "sgd", "sme1", "sme2"),
+    [
+        (0.2, 0.981137384422, 1.0093700745, 1.0002843978),
+        (0.1, 1.005895892340, 1.0180909657, 1.0109300586),
+        (0.05, 1.016525628693, 1.0222473159, 1.0178436340),
+    ],
+)
 def test_table_of_sgd_and_its_modified_equations(learning_rate, sgd, sme1, sme2):
     problem, optimizer = Circle(), SGD(learning_rate)
     assert abs(expectation(optimizer, problem) - sgd) < 2e-12
@@ -46,16 +49,20 @@ def test_table_of_sgd_and_its_modified_equations(learning_rate, sgd, sme1, sme2)
     assert abs(expectation(optimizer.modified_equation(problem, 2)) - sme2) < 1e-10
 
 
-@pytest.mark.parametrize(("amplification", "expected"), [
-    (2, 0.9958638939), (4, 1.0027408577), (8, 1.0060838938), (16, 1.0077337603)])
+@pytest.mark.parametrize(
+    ("amplification", "expected"), [(2, 0.9958638939), (4, 1.0027408577), (8, 1.0060838938), (16, 1.0077337603)]
+)
 def test_table_of_svag(amplification, expected):
     assert abs(expectation(*svag("two_point", amplification)) - expected) < 1e-10
 
 
-@pytest.mark.parametrize(("noise", "table"), [
-    ("two_point", (1.037e-1, 5.083e-2, 2.495e-2, 1.248e-2, 6.226e-3, 3.108e-3, 1.553e-3, 7.760e-4)),
-    ("skewed", (2.007e-1, 1.112e-1, 6.132e-2, 3.183e-2, 1.613e-2, 8.111e-3, 4.065e-3, 2.035e-3)),
-])
+@pytest.mark.parametrize(
+    ("noise", "table"),
+    [
+        ("two_point", (1.037e-1, 5.083e-2, 2.495e-2, 1.248e-2, 6.226e-3, 3.108e-3, 1.553e-3, 7.760e-4)),
+        ("skewed", (2.007e-1, 1.112e-1, 6.132e-2, 3.183e-2, 1.613e-2, 8.111e-3, 4.065e-3, 2.035e-3)),
+    ],
+)
 def test_table_of_svags_largest_error(noise, table):
     limit = expectation(SGD(0.2).modified_equation(Circle(noise)), x0=POINTS)
     for amplification, expected in zip(LADDER, table):
@@ -131,9 +138,14 @@ def test_amplification_by_one_changes_nothing():
     assert expectation(*svag("skewed", 1)) == expectation(SGD(0.2), Circle("skewed"))
 
 
-@pytest.mark.parametrize("process", [
-    (SGD(0.2), Circle("skewed")), (SGD(0.2).modified_equation(Circle(), 2),),
-    (DiscretisedEquation(SGD(0.2).modified_equation(Circle()), WeakOrder2(), 0.1),)])
+@pytest.mark.parametrize(
+    "process",
+    [
+        (SGD(0.2), Circle("skewed")),
+        (SGD(0.2).modified_equation(Circle(), 2),),
+        (DiscretisedEquation(SGD(0.2).modified_equation(Circle()), WeakOrder2(), 0.1),),
+    ],
+)
 def test_mass_is_conserved_and_nothing_moves_in_no_time(process):
     grid, one = transfer_on_grid(*process, observable=lambda x: 1.0, time=1.0)
     np.testing.assert_allclose(one, 1.0, rtol=0, atol=1e-11)
@@ -180,24 +192,30 @@ def test_noise_of_an_unknown_law_is_refused_and_its_gaussian_taken():
     assert 0 < expectation(SGD(0.2), Sampled().gaussian()) < 2
 
 
-@pytest.mark.parametrize(("process", "options", "message"), [
-    ((Momentum(0.1, momentum=0.9), Circle()), {}, "needs a state of one component: Momentum has 2"),
-    ((SGD(0.2), Quadratic(1.0, 1.0)), {}, "needs a periodic problem: Quadratic has no `period`"),
-    ((SGD(0.2), TwoDimensional()), {}, "needs a problem of one dimension: got 2"),
-    ((SGD(0.2, weight_decay=0.1), Circle()), {}, "a step of SGD does not have the problem's period 6.28"),
-    ((SGD(0.2, weight_decay=0.1).modified_equation(Circle()),), {}, "drift of SGDEquation does not have the"),
-    ((SGD(Piecewise(0.2, (0.4,), (1.0, 0.5))).modified_equation(Circle()),), {}, "an autonomous equation"),
-    ((SGD(0.3), Circle()), {}, "whole number of steps of 0.3: got 1, which is 3.33333 steps"),
-    ((SGD(0.2),), {}, "an optimiser needs a problem: got SGD"),
-    ((SGD(0.2).modified_equation(Circle()), Circle()), {}, "SGDEquation has its own problem"),
-    ((SGD(0.2), Circle()), {"modes": 64}, "modes=64 do not resolve the answer"),
-    ((SGD(0.05).modified_equation(Circle()),), {"modes": 64}, "modes=64 do not resolve the answer"),
-    ((SGD(0.2), Circle()), {"modes": 7}, "modes must be at least 8"),
-    ((SGD(0.2), Circle()), {"time": -1.0}, "time must be a finite number in"),
-    ((SGD(0.2), Circle()), {"x0": [0.0, math.nan]}, "x0 must be finite"),
-    ((DiscretisedEquation(SGD(0.2).modified_equation(Circle()), EulerMaruyama(), 0.1, merged=2),), {},
-     "merged increments have no short list of atoms"),
-])
+@pytest.mark.parametrize(
+    ("process", "options", "message"),
+    [
+        ((Momentum(0.1, momentum=0.9), Circle()), {}, "needs a state of one component: Momentum has 2"),
+        ((SGD(0.2), Quadratic(1.0, 1.0)), {}, "needs a periodic problem: Quadratic has no `period`"),
+        ((SGD(0.2), TwoDimensional()), {}, "needs a problem of one dimension: got 2"),
+        ((SGD(0.2, weight_decay=0.1), Circle()), {}, "a step of SGD does not have the problem's period 6.28"),
+        ((SGD(0.2, weight_decay=0.1).modified_equation(Circle()),), {}, "drift of SGDEquation does not have the"),
+        ((SGD(Piecewise(0.2, (0.4,), (1.0, 0.5))).modified_equation(Circle()),), {}, "an autonomous equation"),
+        ((SGD(0.3), Circle()), {}, "whole number of steps of 0.3: got 1, which is 3.33333 steps"),
+        ((SGD(0.2),), {}, "an optimiser needs a problem: got SGD"),
+        ((SGD(0.2).modified_equation(Circle()), Circle()), {}, "SGDEquation has its own problem"),
+        ((SGD(0.2), Circle()), {"modes": 64}, "modes=64 do not resolve the answer"),
+        ((SGD(0.05).modified_equation(Circle()),), {"modes": 64}, "modes=64 do not resolve the answer"),
+        ((SGD(0.2), Circle()), {"modes": 7}, "modes must be at least 8"),
+        ((SGD(0.2), Circle()), {"time": -1.0}, "time must be a finite number in"),
+        ((SGD(0.2), Circle()), {"x0": [0.0, math.nan]}, "x0 must be finite"),
+        (
+            (DiscretisedEquation(SGD(0.2).modified_equation(Circle()), EulerMaruyama(), 0.1, merged=2),),
+            {},
+            "merged increments have no short list of atoms",
+        ),
+    ],
+)
 def test_refusals_say_why(process, options, message):
     with pytest.raises(ValueError, match=message):
         expectation(*process, **options)

@@ -11,8 +11,13 @@ Q = ig.problems.Quadratic(1.0, 1.0)
 
 
 def verdict(rate=0.01, problem=Q, **options):
-    settings = {"x0": [3.0], "steps": round(2 / rate), "save_every": max(1, round(0.2 / rate)), "paths": 2000,
-                "progress": False} | options
+    settings = {
+        "x0": [3.0],
+        "steps": round(2 / rate),
+        "save_every": max(1, round(0.2 / rate)),
+        "paths": 2000,
+        "progress": False,
+    } | options
     return ig.verdict(ig.SGD(rate), problem, **settings)
 
 
@@ -42,7 +47,7 @@ def test_few_paths_cannot_tell():
 
 
 def test_skewed_noise_is_measured_and_named():
-    """In a steep valley the third moment of the noise shifts the mean: the Gaussian noise of the same covariance does not."""
+    """The third moment of the noise shifts E x³; Gaussian noise of the same covariance does not."""
     skewed = ig.problems.Quadratic(1.0, 25.0, "skewed")
     cube = {"cube": lambda x: x[0] ** 3}
     result = verdict(rate=0.2, problem=skewed, x0=[0.0], steps=20, save_every=2, paths=60_000, observables=cube)
@@ -97,10 +102,17 @@ def test_it_prints_a_table_with_the_decision_first():
     assert "limit 0.05 of its scale" in text
 
 
-@pytest.mark.parametrize(("change", "message"), [
-    ({"steps": 0}, "steps"), ({"tolerance": 0.0}, "tolerance"), ({"confidence": 1.0}, "confidence"),
-    ({"order": 3}, "order"), ({"paths": 1}, "paths"), ({"x0": [1.0, 2.0]}, "x0"),
-])
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"steps": 0}, "steps"),
+        ({"tolerance": 0.0}, "tolerance"),
+        ({"confidence": 1.0}, "confidence"),
+        ({"order": 3}, "order"),
+        ({"paths": 1}, "paths"),
+        ({"x0": [1.0, 2.0]}, "x0"),
+    ],
+)
 def test_bad_input_is_refused_with_its_name(change, message):
     with pytest.raises(ValueError, match=message):
         verdict(**change)

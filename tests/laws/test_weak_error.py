@@ -16,17 +16,22 @@ def runs(seed=0, **options):
 
 def flow(seed=1, **options):
     sde = ig.modified_equation(SGD, Q)
-    return ig.simulate(sde, **({"x0": X0, "save_at": np.arange(21) * 0.2, "paths": 20_000, "seed": seed,
-                                "progress": False} | options))
+    return ig.simulate(
+        sde, **({"x0": X0, "save_at": np.arange(21) * 0.2, "paths": 20_000, "seed": seed, "progress": False} | options)
+    )
 
 
 def test_the_weak_error_is_the_exact_one_within_its_standard_error():
     error = ig.weak_error(runs(), flow())
-    exact = ig.weak_error(ig.moments(SGD, Q, x0=X0, steps=20),
-                          ig.moments(ig.modified_equation(SGD, Q), x0=X0, save_at=np.arange(21) * 0.2))
+    exact = ig.weak_error(
+        ig.moments(SGD, Q, x0=X0, steps=20),
+        ig.moments(ig.modified_equation(SGD, Q), x0=X0, save_at=np.arange(21) * 0.2),
+    )
     z = (error["weak_error"] - exact["weak_error"]).values[1:] / error["standard_error"].values[1:]
     assert np.abs(z).max() < 4.5
-    assert np.abs(exact["weak_error"].values / np.where(error["standard_error"] > 0, error["standard_error"], 1)).max() > 8
+    assert (
+        np.abs(exact["weak_error"].values / np.where(error["standard_error"] > 0, error["standard_error"], 1)).max() > 8
+    )
     assert (exact["standard_error"].values == 0).all()
 
 
@@ -75,8 +80,11 @@ def test_a_ladder_is_run_and_fitted():
     exact = []
     for eta in ladder:
         sde = ig.modified_equation(ig.SGD(eta, 0.1), Q)
-        exact.append(ig.weak_error(ig.moments(ig.SGD(eta, 0.1), Q, x0=X0, save_at=[1.0]),
-                                   ig.moments(sde, x0=X0, save_at=[1.0]))["weak_error"].values[-1])
+        exact.append(
+            ig.weak_error(ig.moments(ig.SGD(eta, 0.1), Q, x0=X0, save_at=[1.0]), ig.moments(sde, x0=X0, save_at=[1.0]))[
+                "weak_error"
+            ].values[-1]
+        )
     assert set(orders) == {"x0", "x1"}
     for i, fit in enumerate(orders.values()):
         standard_error = (fit.interval[1] - fit.interval[0]) / 2 / 1.96
@@ -92,13 +100,16 @@ def test_local_orders_run_down_the_ladder():
     assert fit.interval[0] < fit.order < fit.interval[1]
 
 
-@pytest.mark.parametrize(("h", "e", "s", "message"), [
-    ([0.1, 0.2], [1, 2], None, "at least 3"),
-    ([0.1, 0.2, 0.2], [1, 2, 3], None, "distinct"),
-    ([0.1, 0.2, 0.4], [1, 2, 0], None, "not zero"),
-    ([0.1, 0.2, 0.4], [1, 2, 3], [0.1, 0.1], "one for each"),
-    ([0.1, 0.2, 0.4], [1, 2, 3], [0.5, 0.1, 0.1], "run more paths"),
-])
+@pytest.mark.parametrize(
+    ("h", "e", "s", "message"),
+    [
+        ([0.1, 0.2], [1, 2], None, "at least 3"),
+        ([0.1, 0.2, 0.2], [1, 2, 3], None, "distinct"),
+        ([0.1, 0.2, 0.4], [1, 2, 0], None, "not zero"),
+        ([0.1, 0.2, 0.4], [1, 2, 3], [0.1, 0.1], "one for each"),
+        ([0.1, 0.2, 0.4], [1, 2, 3], [0.5, 0.1, 0.1], "run more paths"),
+    ],
+)
 def test_ladders_that_cannot_give_an_order_are_refused(h, e, s, message):
     with pytest.raises(ValueError, match=message):
         ig.fit_weak_order(h, e, s)

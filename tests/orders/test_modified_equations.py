@@ -149,10 +149,16 @@ def as_equation(kind, order):
     return equation
 
 
-@pytest.mark.parametrize(("name", "without"), [
-    ("sgd", SGDWithoutTheRatesSlope),
-    ("heavy ball", WithoutTheRatesSlope), ("heavy ball", WithoutTheFrictionsSlope),
-    ("nesterov, iterate", WithoutTheRatesSlope), ("nesterov, iterate", WithoutTheFrictionsSlope)])
+@pytest.mark.parametrize(
+    ("name", "without"),
+    [
+        ("sgd", SGDWithoutTheRatesSlope),
+        ("heavy ball", WithoutTheRatesSlope),
+        ("heavy ball", WithoutTheFrictionsSlope),
+        ("nesterov, iterate", WithoutTheRatesSlope),
+        ("nesterov, iterate", WithoutTheFrictionsSlope),
+    ],
+)
 def test_without_a_schedule_term_order_2_is_lost(name, without):
     assert order(OPTIMIZERS[name]["scheduled"], as_equation(without, 2))[0] == pytest.approx(1, abs=0.15)
 

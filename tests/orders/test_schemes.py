@@ -29,8 +29,14 @@ def scores(result, exact):
     return np.abs(np.concatenate([m, v])).max()
 
 
-@pytest.mark.parametrize("optimizer", [ig.SGD(0.3, 0.1), ig.Momentum(0.04, 0.8, clock="underdamped"),
-                                       ig.Nesterov(0.04, 0.8, clock="underdamped", point="iterate")])
+@pytest.mark.parametrize(
+    "optimizer",
+    [
+        ig.SGD(0.3, 0.1),
+        ig.Momentum(0.04, 0.8, clock="underdamped"),
+        ig.Nesterov(0.04, 0.8, clock="underdamped", point="iterate"),
+    ],
+)
 def test_the_exact_step_has_the_exact_law_at_any_step_size(optimizer):
     sde = ig.modified_equation(optimizer, PLANE, order=2)
     result = flow(sde, x0=X0, scheme=ExactAffine())
@@ -84,8 +90,12 @@ def second_moment(scheme, equation, x0, steps, dt):
     mean, second = np.array(x0), np.outer(x0, x0)
     for _ in range(steps):
         cross = np.einsum("w,wij,j,wk->ik", p, linear, mean, shift)
-        second = (np.einsum("w,wij,jk,wlk->il", p, linear, second, linear) + cross + cross.T
-                  + np.einsum("w,wi,wj->ij", p, shift, shift))
+        second = (
+            np.einsum("w,wij,jk,wlk->il", p, linear, second, linear)
+            + cross
+            + cross.T
+            + np.einsum("w,wi,wj->ij", p, shift, shift)
+        )
         mean = np.einsum("w,wij,j->i", p, linear, mean) + p @ shift
     return second
 
@@ -108,8 +118,11 @@ def test_coarse_and_fine_discretisations_follow_the_same_brownian_path():
     values = []
     for dt, merged in ((0.05, 1), (0.1, 2), (0.1, 1)):
         chain = DiscretisedEquation(sde, EulerMaruyama(), dt, merged)
-        values.append(ig.simulate(chain, x0=X0, save_at=[1.0], paths=500, keep_paths=500, seed=2,
-                                  progress=False)["path_values"].values[:, -1])
+        values.append(
+            ig.simulate(chain, x0=X0, save_at=[1.0], paths=500, keep_paths=500, seed=2, progress=False)[
+                "path_values"
+            ].values[:, -1]
+        )
     fine, coupled, independent = values
     assert (coupled - fine).std() < 0.15 * (independent - fine).std()
 
@@ -124,8 +137,12 @@ def test_the_step_size_is_halved_until_it_no_longer_shows():
         assert share.max() <= 0.5
         assert scores(result, exact) < 4.5
         # and the estimate of the error left is right: a run at this dt has it, on average
-    moved = ig.moments(ig.SGD(many.attrs["dt"]), ig.problems.Quadratic(PLANE.hessian, 0 * PLANE.hessian), x0=X0,
-                       save_at=TIMES)["mean"] - exact["mean"]  # Euler's mean is gradient descent's
+    moved = (
+        ig.moments(
+            ig.SGD(many.attrs["dt"]), ig.problems.Quadratic(PLANE.hessian, 0 * PLANE.hessian), x0=X0, save_at=TIMES
+        )["mean"]
+        - exact["mean"]
+    )  # Euler's mean is gradient descent's
     left, error = many["discretisation_error"].values, many["discretisation_error_standard_error"].values
     np.testing.assert_array_less(np.abs(moved.values - left), 4.5 * error + 0.1 * np.abs(left) + 1e-5)
 
@@ -153,12 +170,15 @@ def test_default_scheme_follows_the_equation():
     assert isinstance(default_scheme(ig.modified_equation(ig.SGD(schedule), PLANE)), WeakOrder2)
 
 
-@pytest.mark.parametrize(("scheme", "equation", "message"), [
-    (ExactAffine(), ig.modified_equation(ig.SGD(0.1), ig.problems.Circle()), "drift is not affine"),
-    (ExactAffine(), ig.modified_equation(ig.SGD(0.1), LINE), "depends on the state"),
-    (ExactAffine(), ig.modified_equation(ig.SGD(ig.schedules.Cosine(0.1, 5.0)), PLANE), "depend on time"),
-    (WeakOrder2(), ig.modified_equation(ig.SGD(0.1), ig.problems.digits()), "at most 32 columns.*HeunDrift"),
-])
+@pytest.mark.parametrize(
+    ("scheme", "equation", "message"),
+    [
+        (ExactAffine(), ig.modified_equation(ig.SGD(0.1), ig.problems.Circle()), "drift is not affine"),
+        (ExactAffine(), ig.modified_equation(ig.SGD(0.1), LINE), "depends on the state"),
+        (ExactAffine(), ig.modified_equation(ig.SGD(ig.schedules.Cosine(0.1, 5.0)), PLANE), "depend on time"),
+        (WeakOrder2(), ig.modified_equation(ig.SGD(0.1), ig.problems.digits()), "at most 32 columns.*HeunDrift"),
+    ],
+)
 def test_a_scheme_refuses_what_it_cannot_take(scheme, equation, message):
     with pytest.raises(ValueError, match=message):
         flow(equation, scheme=scheme, paths=2)
@@ -179,10 +199,13 @@ def test_euler_agrees_with_diffrax():
 
     def one(key):
         noise = diffrax.UnsafeBrownianPath(shape=(1,), key=key)
-        terms = diffrax.MultiTerm(diffrax.ODETerm(lambda t, y, a: sde.drift(t, y)), diffrax.ControlTerm(
-            lambda t, y, a: jax.jacfwd(lambda z: sde.diffusion(t, y, z))(jnp.zeros(1)), noise))
-        solution = diffrax.diffeqsolve(terms, diffrax.Euler(), 0.0, 1.0, 0.01, jnp.array([1.0]),
-                                       adjoint=diffrax.DirectAdjoint())
+        terms = diffrax.MultiTerm(
+            diffrax.ODETerm(lambda t, y, a: sde.drift(t, y)),
+            diffrax.ControlTerm(lambda t, y, a: jax.jacfwd(lambda z: sde.diffusion(t, y, z))(jnp.zeros(1)), noise),
+        )
+        solution = diffrax.diffeqsolve(
+            terms, diffrax.Euler(), 0.0, 1.0, 0.01, jnp.array([1.0]), adjoint=diffrax.DirectAdjoint()
+        )
         return jnp.cos(solution.ys[0, 0])
 
     theirs = np.asarray(jax.jit(jax.vmap(one))(jax.random.split(jax.random.key(0), 20_000)), float)

@@ -9,9 +9,9 @@ Two runs are C-close if their R, G and (per sample) N agree within a factor C. I
     κ <= 1 + (C² − 1)(1 + N/G)     sharp (derived)
     κ <= C² (1 + N/G)              weak (recalled from Li, Malladi, Arora 2021)
 
-with N and G of the small-batch run (theory 1.4). This is a necessary condition: passing it proves nothing. And it holds
-only under its assumptions, which are measured here; where one fails no bound is given, and B_simple = B N/G remains as a
-heuristic (theory, amendment 2).
+with N and G of the small-batch run (theory 1.4). This is a necessary condition: passing it proves nothing. And it
+holds only under its assumptions, which are measured here; where one fails no bound is given, and B_simple = B N/G
+remains as a heuristic (theory, amendment 2).
 """
 
 from __future__ import annotations
@@ -75,26 +75,56 @@ class BatchFactorBounds:
     reasons: tuple[str, ...]
 
 
-def equilibrium(optimizer: SGD, problem: Problem, *, steps: int, x0: Any = None, paths: int = 64, seed: int = 0,
-                saves: int = 64, dtype: str = "float32", progress: bool | None = None) -> Equilibrium:
+def equilibrium(
+    optimizer: SGD,
+    problem: Problem,
+    *,
+    steps: int,
+    x0: Any = None,
+    paths: int = 64,
+    seed: int = 0,
+    saves: int = 64,
+    dtype: str = "float32",
+    progress: bool | None = None,
+) -> Equilibrium:
     """Run SGD and measure R, G and N over the second half of the run, with the guards of the batch-factor bounds.
 
-    `steps` must be long enough to reach equilibrium, which takes about 1/(ηλ) steps; the drift guard says whether it was.
+    `steps` must reach equilibrium, which takes about 1/(ηλ) steps; the drift guard says whether they did.
 
     Raises TypeError for another optimiser (the identity is SGD's) and ValueError for a schedule of the rate.
     """
     if not isinstance(optimizer, SGD):
         raise TypeError(f"the equilibrium identity is that of SGD: got {type(optimizer).__name__}")
-    require(not isinstance(optimizer.learning_rate, Schedule), "equilibrium needs a constant learning rate: got a schedule")
+    require(
+        not isinstance(optimizer.learning_rate, Schedule), "equilibrium needs a constant learning rate: got a schedule"
+    )
     require_count("steps", steps, minimum=2 * saves)
     decay = optimizer.weight_decay + problem.decay
     every = steps // (2 * saves)
-    names: dict = {"R": _SquaredNorm(), "G": _SquaredGradient(problem), "N": problem.noise_trace, "A": _Alignment(problem)}
+    names: dict = {
+        "R": _SquaredNorm(),
+        "G": _SquaredGradient(problem),
+        "N": problem.noise_trace,
+        "A": _Alignment(problem),
+    }
     grid = (np.arange(saves) + 1 + saves) * every * optimizer.time_per_step
-    runs = simulate(optimizer, problem, x0=x0, save_at=grid, paths=paths, seed=seed, observables=names, keep_paths=paths,
-                    dtype=dtype, progress=progress)
+    runs = simulate(
+        optimizer,
+        problem,
+        x0=x0,
+        save_at=grid,
+        paths=paths,
+        seed=seed,
+        observables=names,
+        keep_paths=paths,
+        dtype=dtype,
+        progress=progress,
+    )
     lost = int(runs["diverged"].values[-1])
-    require(lost == 0, f"{lost} of {paths} paths diverged: there is no equilibrium at learning rate {optimizer.learning_rate:g}")
+    require(
+        lost == 0,
+        f"{lost} of {paths} paths diverged: there is no equilibrium at learning rate {optimizer.learning_rate:g}",
+    )
     values = runs["path_values"].values.astype(float)  # (path, time, quantity)
     per_path = values.mean(axis=1)
     mean, error = per_path.mean(axis=0), per_path.std(axis=0, ddof=1) / np.sqrt(paths)
@@ -104,8 +134,12 @@ def equilibrium(optimizer: SGD, problem: Problem, *, steps: int, x0: Any = None,
     left, right = factor * per_path[:, r], rate**2 * (per_path[:, g] + per_path[:, n])
     halves = values[:, : saves // 2, r].mean(axis=1), values[:, saves // 2 :, r].mean(axis=1)
     guards = (
-        _guard("scale invariance, |⟨∇L, x⟩|", per_path[:, a], np.sqrt(mean[g] * mean[r]), ALIGNMENT_LIMIT, "of |∇L||x|"),
-        _guard("equilibrium identity, |left/right − 1|", left - right, right.mean(), RESIDUAL_LIMIT, "of its right side"),
+        _guard(
+            "scale invariance, |⟨∇L, x⟩|", per_path[:, a], np.sqrt(mean[g] * mean[r]), ALIGNMENT_LIMIT, "of |∇L||x|"
+        ),
+        _guard(
+            "equilibrium identity, |left/right − 1|", left - right, right.mean(), RESIDUAL_LIMIT, "of its right side"
+        ),
         _guard("drift of |x|² over the window", halves[1] - halves[0], mean[r], DRIFT_LIMIT, "of |x|²"),
     )
     pairs = list(zip(mean.tolist(), error.tolist()))
@@ -116,8 +150,15 @@ def _guard(name: str, samples: np.ndarray, scale: float, limit: float, unit: str
     value, error = samples.mean() / scale, samples.std(ddof=1) / np.sqrt(len(samples)) / abs(scale)
     low, high = abs(value) - 2 * error, abs(value) + 2 * error
     outcome = HOLDS if high <= limit else FAILS if low > limit else OPEN
-    return Assumption(name, float(abs(value)), (float(max(low, 0.0)), float(high)), limit, unit,
-                      "holds if value and two standard errors lie within the limit", outcome)
+    return Assumption(
+        name,
+        float(abs(value)),
+        (float(max(low, 0.0)), float(high)),
+        limit,
+        unit,
+        "holds if value and two standard errors lie within the limit",
+        outcome,
+    )
 
 
 class _SquaredNorm(eqx.Module):
@@ -140,5 +181,3 @@ class _SquaredGradient(_LossGradient):
 class _Alignment(_LossGradient):
     def __call__(self, x):
         return self.gradient(x) @ x
-
-

@@ -37,8 +37,15 @@ from itograd.validation import require
 MAX_MULTIPLICATIVE_STATE = 60  # the stationary equation is then a dense system of about 1,800 unknowns
 
 
-def moments(model: Any, problem: Problem | None = None, *, x0=None, steps: int | None = None,
-            save_every: int | None = None, save_at=None) -> xr.Dataset:
+def moments(
+    model: Any,
+    problem: Problem | None = None,
+    *,
+    x0=None,
+    steps: int | None = None,
+    save_every: int | None = None,
+    save_at=None,
+) -> xr.Dataset:
     """The exact mean and covariance of x over time, of an optimiser on a quadratic problem or of its SDE.
 
     Takes the arguments of `simulate` that say where and when. The result has `mean`, `variance` (time, observable)
@@ -69,8 +76,11 @@ def moments(model: Any, problem: Problem | None = None, *, x0=None, steps: int |
         "variance": (("time", "observable"), np.diagonal(covariance, axis1=1, axis2=2)),
         "covariance": (("time", "observable", "observable_2"), covariance),
     }
-    return xr.Dataset(variables, coordinates | {"observable": names, "observable_2": names},
-                      {"model": repr(model), "problem": repr(problem), "exact": "true"})
+    return xr.Dataset(
+        variables,
+        coordinates | {"observable": names, "observable_2": names},
+        {"model": repr(model), "problem": repr(problem), "exact": "true"},
+    )
 
 
 def stationary_covariance(model: Any, problem: Problem | None = None, *, state: bool = False) -> np.ndarray:
@@ -159,19 +169,29 @@ def _start(problem, x0):
 
 
 def _check_problem(problem: Problem) -> None:
-    require(problem.is_quadratic, f"moments close only where the gradient is affine: {type(problem).__name__} is not "
-                                  "quadratic; simulate it instead")
-    require(problem.sampling != "reshuffling", "moments need independent batches: sampling='reshuffling' makes the "
-                                               "batches of an epoch depend on each other; simulate it instead")
+    require(
+        problem.is_quadratic,
+        f"moments close only where the gradient is affine: {type(problem).__name__} is not "
+        "quadratic; simulate it instead",
+    )
+    require(
+        problem.sampling != "reshuffling",
+        "moments need independent batches: sampling='reshuffling' makes the "
+        "batches of an epoch depend on each other; simulate it instead",
+    )
 
 
 def _affine_rule(optimizer, problem) -> _AffineRule:
     if not isinstance(optimizer, Optimizer) or not isinstance(problem, Problem):
-        raise TypeError("moments need an optimiser with a problem, or a modified equation: got "
-                        f"{optimizer!r} and problem={problem!r}")
+        raise TypeError(
+            "moments need an optimiser with a problem, or a modified equation: got "
+            f"{optimizer!r} and problem={problem!r}"
+        )
     _check_problem(problem)
-    require(optimizer.is_affine, f"moments close only where the update is affine: {type(optimizer).__name__} is not; "
-                                 "simulate it instead")
+    require(
+        optimizer.is_affine,
+        f"moments close only where the update is affine: {type(optimizer).__name__} is not; simulate it instead",
+    )
     with double():
         rule, exact = as_traced((optimizer, problem), "float64")
         origin = jnp.zeros(exact.dim)
@@ -197,9 +217,15 @@ def _affine_rule(optimizer, problem) -> _AffineRule:
             with double():
                 return np.asarray(covariance(jnp.asarray(points)))
 
-        return _AffineRule(update, affine_map(rule.read, template), affine_map(exact.gradient, origin),
-                           affine_map(rule.observe, template), noise, exact.has_additive_noise,
-                           lambda x: _flattened_start(rule.init, x))
+        return _AffineRule(
+            update,
+            affine_map(rule.read, template),
+            affine_map(exact.gradient, origin),
+            affine_map(rule.observe, template),
+            noise,
+            exact.has_additive_noise,
+            lambda x: _flattened_start(rule.init, x),
+        )
 
 
 def _affine_equation(equation) -> _AffineEquation:
@@ -219,7 +245,9 @@ def _affine_equation(equation) -> _AffineEquation:
         @jax.jit
         def covariance(t, points):
             def at(u):
-                columns = jax.vmap(lambda e: ravel_pytree(exact.diffusion(t, unravel(u), e))[0])(jnp.eye(exact.noise_dim))
+                columns = jax.vmap(lambda e: ravel_pytree(exact.diffusion(t, unravel(u), e))[0])(
+                    jnp.eye(exact.noise_dim)
+                )
                 return columns.T @ columns
 
             return jax.vmap(at)(points)
@@ -238,8 +266,14 @@ def _affine_equation(equation) -> _AffineEquation:
         if equation.is_autonomous:
             fixed = drift(0.0)
             drift = lambda t: fixed  # noqa: E731
-        return _AffineEquation(drift, affine_map(exact.observe, template), noise, exact.has_additive_noise,
-                               lambda x: _flattened_start(exact.start, x), not equation.is_autonomous)
+        return _AffineEquation(
+            drift,
+            affine_map(exact.observe, template),
+            noise,
+            exact.has_additive_noise,
+            lambda x: _flattened_start(exact.start, x),
+            not equation.is_autonomous,
+        )
 
 
 def _flattened_start(start, x0):
@@ -270,7 +304,9 @@ def _equation_moments(affine: _AffineEquation, x0, times):
     def slope(t, packed):
         m, c = packed[:n], packed[n:].reshape(n, n)
         a, shift = affine.drift(t)
-        noise = constant_noise if constant_noise is not None else expected_quadratic(affine.noise(t), m, c, affine.additive)
+        noise = (
+            constant_noise if constant_noise is not None else expected_quadratic(affine.noise(t), m, c, affine.additive)
+        )
         ac = a @ c
         return np.concatenate([a @ m + shift, (ac + ac.T + noise).ravel()])
 
@@ -322,9 +358,11 @@ def _stationary_equation(affine: _AffineEquation):
 
 def _symmetric_map(function, n):
     """The matrix and the constant of an affine map between symmetric n×n matrices, in their upper triangles."""
-    require(n <= MAX_MULTIPLICATIVE_STATE,
-            f"the stationary covariance under multiplicative noise needs a state of at most {MAX_MULTIPLICATIVE_STATE} "
-            f"dimensions: got {n}; simulate it instead")
+    require(
+        n <= MAX_MULTIPLICATIVE_STATE,
+        f"the stationary covariance under multiplicative noise needs a state of at most {MAX_MULTIPLICATIVE_STATE} "
+        f"dimensions: got {n}; simulate it instead",
+    )
     upper = np.triu_indices(n)
     constant = function(np.zeros((n, n)))[upper]
     columns = [function(_unpacked(e, n))[upper] - constant for e in np.eye(len(upper[0]))]
@@ -338,5 +376,7 @@ def _unpacked(values, n):
 
 
 def _require_stable(value, limit, what):
-    require(value < limit - 1e-13, f"no stationary law: {what} is {value:.6g}, and must be below {limit:g}; lower the "
-                                   "learning rate")
+    require(
+        value < limit - 1e-13,
+        f"no stationary law: {what} is {value:.6g}, and must be below {limit:g}; lower the learning rate",
+    )

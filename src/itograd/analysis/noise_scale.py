@@ -58,17 +58,34 @@ class NoiseScale:
             return f"{name} = {value:.4g}{spread}   ({self.confidence:.0%}: {low:.4g} … {high:.4g}){note}"
 
         bounded = math.isfinite(self.simple_interval[1])
-        return "\n".join([
-            line("|∇L|²   ", self.squared_gradient, self.squared_gradient_interval,
-                 self.squared_gradient_standard_error),
-            line("tr Σ    ", self.noise_trace, self.noise_trace_interval, self.noise_trace_standard_error,
-                 note=f"   at batch size {self.batch_size}"),
-            line("B_simple", self.simple, self.simple_interval,
-                 note="" if bounded else "   no upper bound: |∇L|² is not told from 0")])
+        return "\n".join(
+            [
+                line(
+                    "|∇L|²   ",
+                    self.squared_gradient,
+                    self.squared_gradient_interval,
+                    self.squared_gradient_standard_error,
+                ),
+                line(
+                    "tr Σ    ",
+                    self.noise_trace,
+                    self.noise_trace_interval,
+                    self.noise_trace_standard_error,
+                    note=f"   at batch size {self.batch_size}",
+                ),
+                line(
+                    "B_simple",
+                    self.simple,
+                    self.simple_interval,
+                    note="" if bounded else "   no upper bound: |∇L|² is not told from 0",
+                ),
+            ]
+        )
 
 
-def noise_scale(problem: Problem, x: Float[ArrayLike, " d"], *, batches: int = 256, seed: int = 0,
-                confidence: float = 0.95) -> NoiseScale:
+def noise_scale(
+    problem: Problem, x: Float[ArrayLike, " d"], *, batches: int = 256, seed: int = 0, confidence: float = 0.95
+) -> NoiseScale:
     """Measure |∇L|², tr Σ and B_simple at a point x from n batch gradients g_1 … g_n.
 
         q = mean |g_i|²,   p = |mean g_i|²,     G = (n p − q)/(n − 1),   N = q − G,   B_simple = B N / (f G)
@@ -105,17 +122,29 @@ def noise_scale(problem: Problem, x: Float[ArrayLike, " d"], *, batches: int = 2
     counts = np.bincount(np.arange(batches) % groups)
 
     total, square = sums.sum(axis=0), squares.sum()
-    without = np.array([_unbiased(total - sums[r], square - squares[r], batches - counts[r])
-                        for r in range(groups)])
+    without = np.array([_unbiased(total - sums[r], square - squares[r], batches - counts[r]) for r in range(groups)])
     deviations = without - without.mean(axis=0)
     covariance = (groups - 1) / groups * deviations.T @ deviations
-    return _scale(_unbiased(total, square, batches), covariance, groups, problem.batch_size,
-                  problem.batch_size / factor, batches, confidence)
+    return _scale(
+        _unbiased(total, square, batches),
+        covariance,
+        groups,
+        problem.batch_size,
+        problem.batch_size / factor,
+        batches,
+        confidence,
+    )
 
 
-def noise_scale_from_norms(small_squared_norms: Float[ArrayLike, " n"],
-                           big_squared_norms: Float[ArrayLike, " n"], small_batch: int, big_batch: int, *,
-                           confidence: float = 0.95, batch_means: int = 16) -> NoiseScale:
+def noise_scale_from_norms(
+    small_squared_norms: Float[ArrayLike, " n"],
+    big_squared_norms: Float[ArrayLike, " n"],
+    small_batch: int,
+    big_batch: int,
+    *,
+    confidence: float = 0.95,
+    batch_means: int = 16,
+) -> NoiseScale:
     """|∇L|², tr Σ and B_simple from logged squared norms of gradients at two batch sizes b < B, step by step.
 
         |∇L|² = mean (B |g_B|² − b |g_b|²)/(B − b),     tr S = mean (|g_b|² − |g_B|²)/(1/b − 1/B)
@@ -141,27 +170,25 @@ def noise_scale_from_norms(small_squared_norms: Float[ArrayLike, " n"],
     """
     require_count("small_batch", small_batch)
     require_count("big_batch", big_batch)
-    require(small_batch < big_batch,
-            f"small_batch must be below big_batch: got {small_batch} and {big_batch}")
+    require(small_batch < big_batch, f"small_batch must be below big_batch: got {small_batch} and {big_batch}")
     _require_confidence(confidence)
     require_count("batch_means", batch_means, minimum=MIN_REPLICATES)
     small = _norms("small_squared_norms", small_squared_norms)
     big = _norms("big_squared_norms", big_squared_norms)
-    require(len(small) == len(big), "small_squared_norms and big_squared_norms must be of one length: got "
-                                    f"{len(small)} and {len(big)}")
-    require(len(small) >= batch_means,
-            f"batch_means={batch_means} needs at least as many steps: got {len(small)}")
+    require(
+        len(small) == len(big),
+        f"small_squared_norms and big_squared_norms must be of one length: got {len(small)} and {len(big)}",
+    )
+    require(len(small) >= batch_means, f"batch_means={batch_means} needs at least as many steps: got {len(small)}")
     squared_gradient = (big_batch * big - small_batch * small) / (big_batch - small_batch)
     trace = (small - big) / (1 - small_batch / big_batch)  # tr S / b
     series = np.stack([squared_gradient, trace], axis=1)
     means = np.array([stretch.mean(axis=0) for stretch in np.array_split(series, batch_means)])
     covariance = np.cov(means.T) / batch_means
-    return _scale(series.mean(axis=0), covariance, batch_means, small_batch, small_batch, len(small),
-                  confidence)
+    return _scale(series.mean(axis=0), covariance, batch_means, small_batch, small_batch, len(small), confidence)
 
 
-def batch_gradients(problem: Problem, point: np.ndarray, batches: int,
-                    seed: int) -> Iterator[tuple[int, np.ndarray]]:
+def batch_gradients(problem: Problem, point: np.ndarray, batches: int, seed: int) -> Iterator[tuple[int, np.ndarray]]:
     """Gradients of independent batches at a point, in float64: batch i is drawn as path i at step 0.
 
     Yields (number of the first batch, gradients of shape (batches in the chunk, d)).
@@ -172,7 +199,7 @@ def batch_gradients(problem: Problem, point: np.ndarray, batches: int,
     for first in range(0, batches, chunk):
         with double():  # not around the loop: the caller's code runs between two chunks
             paths = jnp.asarray(first + np.arange(chunk), jnp.uint32)
-            gradients = np.asarray(_gradients(exact, at, seed_words(seed), paths))[:batches - first]
+            gradients = np.asarray(_gradients(exact, at, seed_words(seed), paths))[: batches - first]
         require(np.isfinite(gradients).all(), "the gradient of a batch at x is not finite")
         yield first, gradients
 
@@ -195,8 +222,9 @@ def require_point(problem: Problem, x) -> np.ndarray:
     return point
 
 
-def fieller_interval(numerator: float, denominator: float, covariance: Float[np.ndarray, "2 2"],
-                     quantile: float) -> tuple[float, float]:
+def fieller_interval(
+    numerator: float, denominator: float, covariance: Float[np.ndarray, "2 2"], quantile: float
+) -> tuple[float, float]:
     """The interval of a ratio ρ = ν/δ of two means that are not negative, from normal estimates of them.
 
         {ρ ≥ 0 : (n − ρ d)² ≤ t² (V_nn − 2ρ V_nd + ρ² V_dd)} = {ρ ≥ 0 : a ρ² − 2 b ρ + c ≤ 0},
@@ -239,28 +267,42 @@ def _scale(estimate, covariance, replicates, batch_size, examples, samples, conf
     def interval(value, error):
         return max(0.0, value - quantile * error), max(0.0, value + quantile * error)
 
-    return NoiseScale(g, g_error, interval(g, g_error), n, n_error, interval(n, n_error), simple,
-                      (examples * ratio[0], examples * ratio[1]), int(batch_size), int(samples), confidence)
+    return NoiseScale(
+        g,
+        g_error,
+        interval(g, g_error),
+        n,
+        n_error,
+        interval(n, n_error),
+        simple,
+        (examples * ratio[0], examples * ratio[1]),
+        int(batch_size),
+        int(samples),
+        confidence,
+    )
 
 
 def _sampling_factor(problem: Problem) -> float:
     """f in Σ = f S/B."""
-    require(not isinstance(problem, Amplified), "the noise scale of an amplified problem is its original's: "
-                                                "give problem.original")
+    require(
+        not isinstance(problem, Amplified),
+        "the noise scale of an amplified problem is its original's: give problem.original",
+    )
     source = problem.original if isinstance(problem, GaussianNoise) else problem
     if source.dataset_size is None:
         return 1.0
     factor = covariance_factor(source.sampling, source.dataset_size, source.batch_size)
-    require(factor > 0, f"a batch of all {source.dataset_size} examples has no noise: give a problem with a "
-                        "smaller batch_size")
+    require(
+        factor > 0,
+        f"a batch of all {source.dataset_size} examples has no noise: give a problem with a smaller batch_size",
+    )
     return factor
 
 
 def _norms(name, values) -> np.ndarray:
     norms = np.asarray(values, float)
     require(norms.ndim == 1, f"{name} must be a list of numbers, one a step: got shape {norms.shape}")
-    require(np.isfinite(norms).all(),
-            f"{name} must be finite: {(~np.isfinite(norms)).sum()} of {len(norms)} are not")
+    require(np.isfinite(norms).all(), f"{name} must be finite: {(~np.isfinite(norms)).sum()} of {len(norms)} are not")
     require((norms >= 0).all(), f"{name} must be squared norms: the smallest is {norms.min(initial=0.0):g}")
     return norms
 

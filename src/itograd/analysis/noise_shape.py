@@ -38,8 +38,7 @@ class Measured:
         return f"{self.value:.3g} ± {self.standard_error:.1g}"
 
 
-def noise_skewness(problem: Problem, x: Float[ArrayLike, " d"], *, batches: int = 4096,
-                   seed: int = 0) -> Measured:
+def noise_skewness(problem: Problem, x: Float[ArrayLike, " d"], *, batches: int = 4096, seed: int = 0) -> Measured:
     """The skewness of the batch gradient's noise ξ = g − ∇L along the gradient.
 
         E⟨ξ, ĝ⟩³ / (E⟨ξ, ĝ⟩²)^{3/2},     ĝ = ∇L/|∇L|
@@ -73,8 +72,15 @@ def noise_skewness(problem: Problem, x: Float[ArrayLike, " d"], *, batches: int 
     return Measured(float(third / second**1.5), float(error))
 
 
-def reshuffling_share(problem: Problem, x: Float[ArrayLike, " d"], learning_rate: float, *, probes: int = 32,
-                      lanczos_steps: int = 64, seed: int = 0) -> Measured:
+def reshuffling_share(
+    problem: Problem,
+    x: Float[ArrayLike, " d"],
+    learning_rate: float,
+    *,
+    probes: int = 32,
+    lanczos_steps: int = 64,
+    seed: int = 0,
+) -> Measured:
     """The share of tr Σ that reshuffling suppresses: the part in directions with η λ_i N/B < 20.
 
         share = Σ_i 1[η λ_i N/B < 20] u_iᵀ Σ u_i / tr Σ,     ∇²L(x) = Σ_i λ_i u_i u_iᵀ
@@ -115,8 +121,9 @@ def reshuffling_share(problem: Problem, x: Float[ArrayLike, " d"], learning_rate
             numbers = jnp.asarray(first + np.arange(chunk), jnp.uint32)
             found = map(np.asarray, _lanczos(exact, at, seed_words(seed), numbers, steps))
         for probe, square, diagonal, off_diagonal in zip(range(first, probes), *found):
-            require(np.isfinite(square) and np.isfinite(diagonal).all(),
-                    "the noise or the curvature at x is not finite")
+            require(
+                np.isfinite(square) and np.isfinite(diagonal).all(), "the noise or the curvature at x is not finite"
+            )
             curvatures, vectors = eigh_tridiagonal(diagonal, off_diagonal)
             total[probe] = square
             suppressed[probe] = square * (vectors[0] ** 2 * (curvatures < limit)).sum()

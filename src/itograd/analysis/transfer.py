@@ -45,8 +45,9 @@ RESOLUTION = 1e-9
 _THREE_POINT = NoiseLaw("three_point", (-(3**0.5), 0.0, 3**0.5), (1 / 6, 2 / 3, 1 / 6))
 
 
-def transfer_expectation(process: Process, problem: Problem | None = None, *, observable: Callable, x0,
-                         time: float, modes: int = 256) -> float | np.ndarray:
+def transfer_expectation(
+    process: Process, problem: Problem | None = None, *, observable: Callable, x0, time: float, modes: int = 256
+) -> float | np.ndarray:
     """E observable(x_T) from x_0, to rounding, for a one-dimensional periodic optimiser, chain or SDE.
 
         E g(x_n) = (P_0 … P_{n−1} g)(x_0),  n = T / time_per_step;      E g(X_T) = (e^{TA} g)(x_0)
@@ -78,8 +79,9 @@ def transfer_expectation(process: Process, problem: Problem | None = None, *, ob
     return float(answer[0]) if starts.ndim == 0 else answer.reshape(starts.shape)
 
 
-def transfer_on_grid(process: Process, problem: Problem | None = None, *, observable: Callable, time: float,
-                     modes: int = 256) -> tuple[np.ndarray, np.ndarray]:
+def transfer_on_grid(
+    process: Process, problem: Problem | None = None, *, observable: Callable, time: float, modes: int = 256
+) -> tuple[np.ndarray, np.ndarray]:
     """The grid of starting points, x_i = period · i / modes, and E observable(x_T) from each of them.
 
     Arguments and errors as in `transfer_expectation`.
@@ -98,8 +100,9 @@ def transfer_on_grid(process: Process, problem: Problem | None = None, *, observ
     with double():
         state = jax.eval_shape(process.start, jax.ShapeDtypeStruct((1,), float))
         components = sum(leaf.size for leaf in jax.tree.leaves(state))
-        require(components == 1, f"a transfer operator needs a state of one component: {_name(process)} has "
-                                 f"{components}")
+        require(
+            components == 1, f"a transfer operator needs a state of one component: {_name(process)} has {components}"
+        )
         values = _observed(process, observable, grid, period)
         if isinstance(process, ModifiedEquation):
             return grid, _semigroup(process, values, grid, period, time)
@@ -112,8 +115,9 @@ def _with_problem(process: Process, problem: Problem | None) -> _Chain | Modifie
             raise ValueError(f"an optimiser needs a problem: got {_name(process)} and problem=None")
         return process.chain(problem)
     if not isinstance(process, OptimizerChain | DiscretisedEquation | ModifiedEquation):
-        raise TypeError("process must be an optimiser, an optimiser's chain, an SDE or an SDE with a scheme: "
-                        f"got {_name(process)}")
+        raise TypeError(
+            f"process must be an optimiser, an optimiser's chain, an SDE or an SDE with a scheme: got {_name(process)}"
+        )
     require(problem is None, f"{_name(process)} has its own problem: leave problem out")
     return process
 
@@ -127,8 +131,10 @@ def _period(problem: Problem) -> float:
     innermost: Any = problem
     while isinstance(innermost, Amplified | GaussianNoise):
         innermost = innermost.original
-    require(hasattr(innermost, "period"), "a transfer operator needs a periodic problem: "
-                                          f"{_name(innermost)} has no `period`")
+    require(
+        hasattr(innermost, "period"),
+        f"a transfer operator needs a periodic problem: {_name(innermost)} has no `period`",
+    )
     return float(innermost.period)
 
 
@@ -148,14 +154,18 @@ def _waves(y, k, period):
 
 def _resolved(values: np.ndarray, coefficients: np.ndarray) -> np.ndarray:
     modes = len(values)
-    tail = np.abs(coefficients[-max(4, modes // 32):] @ values).max() / max(np.abs(values).max(), 1e-300)
-    require(tail <= RESOLUTION, f"modes={modes} do not resolve the answer: its highest modes hold {tail:.1e} "
-                                f"of it and may hold {RESOLUTION:.0e}; double modes")
+    tail = np.abs(coefficients[-max(4, modes // 32) :] @ values).max() / max(np.abs(values).max(), 1e-300)
+    require(
+        tail <= RESOLUTION,
+        f"modes={modes} do not resolve the answer: its highest modes hold {tail:.1e} "
+        f"of it and may hold {RESOLUTION:.0e}; double modes",
+    )
     return values
 
 
 def _observed(process, observable, grid, period):
     """g on the grid."""
+
     def at(flat):
         unravel = ravel_pytree(process.start(jnp.zeros(1)))[1]
         return jnp.asarray(observable(process.observe(unravel(flat))), float).reshape(())
@@ -176,14 +186,18 @@ def _close(values, again):
 
 def _semigroup(equation: ModifiedEquation, values, grid, period, time) -> np.ndarray:
     """e^{TA} g on the grid."""
-    require(equation.is_autonomous, "a transfer operator needs an autonomous equation: the coefficients of "
-                                    f"{_name(equation)} depend on time")
+    require(
+        equation.is_autonomous,
+        f"a transfer operator needs an autonomous equation: the coefficients of {_name(equation)} depend on time",
+    )
     points = jnp.asarray(np.concatenate([grid, grid + period]))
     drift, variance = map(np.asarray, _drift_and_variance(as_traced(equation, "float64"), points))
     n = len(grid)
     for name, coefficient in (("drift", drift), ("diffusion", variance)):
-        require(_close(coefficient[:n], coefficient[n:]),
-                f"the {name} of {_name(equation)} does not have the problem's period {period:g}")
+        require(
+            _close(coefficient[:n], coefficient[n:]),
+            f"the {name} of {_name(equation)} does not have the problem's period {period:g}",
+        )
     k, coefficients = _fourier(n)
     waves, wavenumber = _waves(grid, k, period), 2 * np.pi / period * k
     first = ((waves * 1j * wavenumber) @ coefficients).real
@@ -213,8 +227,10 @@ def _backwards(chain: _Chain, values, grid, period, time) -> np.ndarray:
     """P_0 … P_{n−1} g on the grid."""
     dt = chain.time_per_step
     steps = round(time / dt)
-    require(abs(steps * dt - time) <= 1e-9 * max(time, dt),
-            f"time must be a whole number of steps of {dt:g}: got {time:g}, which is {time / dt:.6g} steps")
+    require(
+        abs(steps * dt - time) <= 1e-9 * max(time, dt),
+        f"time must be a whole number of steps of {dt:g}: got {time:g}, which is {time / dt:.6g} steps",
+    )
     move, parts, atoms, probabilities = _moves(chain)
     points, z = jnp.asarray(np.concatenate([grid, grid + period])), jnp.asarray(atoms)
     k, coefficients = _fourier(len(grid))
@@ -237,8 +253,10 @@ def _operator(moved, probabilities, k, coefficients, period, name) -> np.ndarray
     """P_k as a matrix on grid values."""
     here, next_period = np.split(moved, 2, axis=1)
     require(np.isfinite(moved).all(), f"{name} leaves the finite numbers within one step")
-    require(np.allclose(next_period, here + period, rtol=0, atol=1e-9 * period),
-            f"a step of {name} does not have the problem's period {period:g} (weight decay has none)")
+    require(
+        np.allclose(next_period, here + period, rtol=0, atol=1e-9 * period),
+        f"a step of {name} does not have the problem's period {period:g} (weight decay has none)",
+    )
     waves = sum(p * _waves(y, k, period) for y, p in zip(here, probabilities))  # E[e^{2πi k x'/period} | x]
     return (waves @ coefficients).real
 
@@ -252,14 +270,16 @@ def _moves(chain: _Chain) -> tuple[Callable, Any, np.ndarray, np.ndarray]:
     scheme, columns = chain.scheme, chain.scheme.noise_dim(chain.equation)
     require(chain.merged == 1, f"merged increments have no short list of atoms: got merged={chain.merged}")
     if isinstance(scheme, WeakOrder2):
-        require(columns == 1, "WeakOrder2 draws further signs where the noise has several columns: got "
-                              f"{columns}")
+        require(columns == 1, f"WeakOrder2 draws further signs where the noise has several columns: got {columns}")
         law = _THREE_POINT
     elif isinstance(scheme, EulerMaruyama):
         law = NOISE_LAWS[scheme.increment]
     else:
-        require(isinstance(scheme, HeunDrift), "the scheme must be EulerMaruyama, HeunDrift or WeakOrder2, "
-                                               f"whose increments are known: got {_name(scheme)}")
+        require(
+            isinstance(scheme, HeunDrift),
+            "the scheme must be EulerMaruyama, HeunDrift or WeakOrder2, "
+            f"whose increments are known: got {_name(scheme)}",
+        )
         law = NOISE_LAWS["gaussian"]
     return _scheme_move, as_traced(chain, "float64"), *_product(law, columns)
 
@@ -291,15 +311,20 @@ def _gradient_noise(problem: Problem) -> tuple[Problem, NoiseLaw]:
         pairs = np.add.outer(r1 * z, r2 * z)
         return rooted, NoiseLaw("amplified", tuple(pairs.ravel()), tuple(np.outer(p, p).ravel()))
     if not isinstance(problem, ExplicitNoise):
-        raise ValueError(f"the law of the gradient noise must be stated: {_name(problem)} samples its noise; "
-                         "use problem.gaussian() for noise of the same covariance")
+        raise ValueError(
+            f"the law of the gradient noise must be stated: {_name(problem)} samples its noise; "
+            "use problem.gaussian() for noise of the same covariance"
+        )
     return problem, problem.law
 
 
 def _product(law: NoiseLaw, columns: int) -> tuple[np.ndarray, np.ndarray]:
     """The atoms (J, columns) and probabilities (J,) of a vector of independent components."""
     count = len(law.atoms) ** columns
-    require(count <= MAX_ATOMS, f"the noise has {count} atoms, {len(law.atoms)} in each of {columns} "
-                                f"columns: at most {MAX_ATOMS} can be summed over")
+    require(
+        count <= MAX_ATOMS,
+        f"the noise has {count} atoms, {len(law.atoms)} in each of {columns} "
+        f"columns: at most {MAX_ATOMS} can be summed over",
+    )
     atoms = np.array(list(itertools.product(law.atoms, repeat=columns)))
     return atoms, np.prod(list(itertools.product(law.probabilities, repeat=columns)), axis=1)

@@ -6,8 +6,8 @@ tolerance, over all save points at once:
     U = |e| + z s + |d|,      L = |e| − z s − |d|,      both in units of the observable's scale,
 
 with e the weak error, s its standard error (that of the discretisation error included), d the SDE's own
-discretisation error, and z the Bonferroni quantile over all observables and times. The scale of an observable is the range
-of its mean over the run, or its largest standard deviation over paths where that is larger.
+discretisation error, and z the Bonferroni quantile over all observables and times. The scale of an observable is the
+range of its mean over the run, or its largest standard deviation over paths where that is larger.
 
     trust          every U is within the tolerance, and every other decisive assumption holds
     do not trust   some L is beyond it, or some other decisive assumption fails
@@ -65,14 +65,30 @@ class Verdict:
 
     def __str__(self) -> str:
         width = max(len(a.name) for a in self.assumptions)
-        rows = [f"  {a.name:<{width}}  {a.measured:>9.3g}  [{a.interval[0]:.3g}, {a.interval[1]:.3g}]  "
-                f"limit {a.limit:.3g} {a.unit}  {a.outcome if a.decisive else f'({a.outcome})'}" for a in self.assumptions]
+        rows = [
+            f"  {a.name:<{width}}  {a.measured:>9.3g}  [{a.interval[0]:.3g}, {a.interval[1]:.3g}]  "
+            f"limit {a.limit:.3g} {a.unit}  {a.outcome if a.decisive else f'({a.outcome})'}"
+            for a in self.assumptions
+        ]
         return "\n".join([self.decision, *(f"  {line}" for line in (*self.reasons, *self.remarks)), *rows])
 
 
-def verdict(optimizer: Optimizer, problem: Problem, *, steps: int, save_every: int | None = None, x0: Any = None,
-            paths: int = 512, seed: int = 0, observables: Mapping[str, Callable] | Sequence[str] | None = None, tolerance: float = 0.05,
-            confidence: float = 0.95, order: int = 1, dtype: str = "float32", progress: bool | None = None) -> Verdict:
+def verdict(
+    optimizer: Optimizer,
+    problem: Problem,
+    *,
+    steps: int,
+    save_every: int | None = None,
+    x0: Any = None,
+    paths: int = 512,
+    seed: int = 0,
+    observables: Mapping[str, Callable] | Sequence[str] | None = None,
+    tolerance: float = 0.05,
+    confidence: float = 0.95,
+    order: int = 1,
+    dtype: str = "float32",
+    progress: bool | None = None,
+) -> Verdict:
     """Run optimiser and SDE, and say whether the SDE describes the optimiser; the rules stand at the head of this file.
 
     Args:
@@ -100,8 +116,11 @@ def verdict(optimizer: Optimizer, problem: Problem, *, steps: int, save_every: i
     # The SDE's own error goes into the bands, so it may be larger than a third of a standard error, but not by much.
     accepted = dict(zip(gaussian.observable.values.tolist(), tolerance / 50 * observable_scale(gaussian)))
     flow = simulate(equation, save_at=runs.time.values, seed=seed + 1, discretisation_tolerance=accepted, **options)
-    errors = {"total": weak_error(runs, flow), "finite_step": weak_error(gaussian, flow),
-              "noise_shape": weak_error(runs, gaussian)}
+    errors = {
+        "total": weak_error(runs, flow),
+        "finite_step": weak_error(gaussian, flow),
+        "noise_shape": weak_error(runs, gaussian),
+    }
     start = problem.x0 if x0 is None else x0
     ends = final_points(optimizer.chain(problem), start, steps, paths=min(paths, 16), seed=seed, dtype=dtype)
     finite = ends[np.isfinite(ends).all(axis=1)]
@@ -114,8 +133,18 @@ def verdict(optimizer: Optimizer, problem: Problem, *, steps: int, save_every: i
         _skewness_row(problem, end, seed, confidence),
     )
     decision, reasons = _decide(rows)
-    return Verdict(decision, tuple(reasons), tuple(_remarks(errors, confidence)), rows, tolerance, confidence, runs, flow,
-                   gaussian, errors)
+    return Verdict(
+        decision,
+        tuple(reasons),
+        tuple(_remarks(errors, confidence)),
+        rows,
+        tolerance,
+        confidence,
+        runs,
+        flow,
+        gaussian,
+        errors,
+    )
 
 
 def observable_scale(flow: xr.Dataset) -> np.ndarray:
@@ -165,9 +194,17 @@ def _error_row(name, error, i, scale, tolerance, confidence, decisive) -> Assump
         outcome = FAILS if (low > tolerance).any() else OPEN
     if outcome == FAILS:
         at = _largest(low)
-    return Assumption(name, float(e[at]), (float(low[at]), float(high[at])), tolerance, "of its scale",
-                      f"fails if some simultaneous {confidence:.0%} band lies beyond the limit, holds if all lie within",
-                      outcome, decisive, remedy="run more paths")
+    return Assumption(
+        name,
+        float(e[at]),
+        (float(low[at]), float(high[at])),
+        tolerance,
+        "of its scale",
+        f"fails if some simultaneous {confidence:.0%} band lies beyond the limit, holds if all lie within",
+        outcome,
+        decisive,
+        remedy="run more paths",
+    )
 
 
 def _largest(values) -> int:
@@ -179,9 +216,16 @@ def _discretisation_row(error, flow, tolerance) -> Assumption:
     d, sd = _own_error(error)
     share = np.broadcast_to((d + 2 * np.asarray(sd)) / observable_scale(flow), error["weak_error"].shape)
     worst, limit = float(np.nanmax(share)), tolerance / 2
-    return Assumption("discretisation of the SDE", float(np.nanmax(np.asarray(d) / observable_scale(flow))), (0.0, worst), limit,
-                      "of its scale", "open if the error with two standard errors exceeds half the tolerance",
-                      HOLDS if worst <= limit else OPEN, remedy="give the SDE a finer step or a better scheme")
+    return Assumption(
+        "discretisation of the SDE",
+        float(np.nanmax(np.asarray(d) / observable_scale(flow))),
+        (0.0, worst),
+        limit,
+        "of its scale",
+        "open if the error with two standard errors exceeds half the tolerance",
+        HOLDS if worst <= limit else OPEN,
+        remedy="give the SDE a finer step or a better scheme",
+    )
 
 
 def _divergence_row(runs, flow) -> Assumption:
@@ -189,9 +233,15 @@ def _divergence_row(runs, flow) -> Assumption:
     also = int(flow["diverged"].values[-1])
     paths = int(runs.attrs["paths"])
     interval = stats.binomtest(lost, paths).proportion_ci(0.95, method="exact")
-    return Assumption("diverged paths", lost / paths, (interval.low, interval.high), 0.0, "of the optimiser's paths",
-                      f"fails if any path is lost ({lost} of the optimiser, {also} of the SDE); Clopper–Pearson interval",
-                      HOLDS if lost + also == 0 else FAILS)
+    return Assumption(
+        "diverged paths",
+        lost / paths,
+        (interval.low, interval.high),
+        0.0,
+        "of the optimiser's paths",
+        f"fails if any path is lost ({lost} of the optimiser, {also} of the SDE); Clopper–Pearson interval",
+        HOLDS if lost + also == 0 else FAILS,
+    )
 
 
 def _sampling_rows(optimizer, problem, point, seed):
@@ -202,10 +252,18 @@ def _sampling_rows(optimizer, problem, point, seed):
     low, high = np.clip([share - 2 * error, share + 2 * error], 0.0, 1.0).tolist()
     reshuffled = problem.sampling == "reshuffling"
     outcome = HOLDS if high <= RESHUFFLING_LIMIT else FAILS if low > RESHUFFLING_LIMIT else OPEN
-    yield Assumption("noise that reshuffling suppresses" if reshuffled else "noise lost if one reshuffled", share,
-                     (low, high), RESHUFFLING_LIMIT, "of tr Σ",
-                     "share of tr Σ in directions with η λ N/B < 20, at the end of a run; two standard errors; "
-                     "decides only where batches are reshuffled", outcome, reshuffled, remedy="sample with replacement")
+    yield Assumption(
+        "noise that reshuffling suppresses" if reshuffled else "noise lost if one reshuffled",
+        share,
+        (low, high),
+        RESHUFFLING_LIMIT,
+        "of tr Σ",
+        "share of tr Σ in directions with η λ N/B < 20, at the end of a run; two standard errors; "
+        "decides only where batches are reshuffled",
+        outcome,
+        reshuffled,
+        remedy="sample with replacement",
+    )
 
 
 def _skewness_row(problem, point, seed, confidence):
@@ -214,9 +272,16 @@ def _skewness_row(problem, point, seed, confidence):
     low, high = skewness - half, skewness + half
     small = max(abs(low), abs(high)) <= SKEWNESS_LIMIT
     large = low > SKEWNESS_LIMIT or high < -SKEWNESS_LIMIT
-    return Assumption("skewness of the noise", skewness, (low, high), SKEWNESS_LIMIT, "along the gradient",
-                      f"measured at the end of a run; {confidence:.0%} interval; explains, and does not decide",
-                      HOLDS if small else FAILS if large else OPEN, decisive=False)
+    return Assumption(
+        "skewness of the noise",
+        skewness,
+        (low, high),
+        SKEWNESS_LIMIT,
+        "along the gradient",
+        f"measured at the end of a run; {confidence:.0%} interval; explains, and does not decide",
+        HOLDS if small else FAILS if large else OPEN,
+        decisive=False,
+    )
 
 
 def _measured(point, measure) -> tuple[float, float]:
@@ -240,11 +305,15 @@ def _decide(rows) -> tuple[str, list[str]]:
     failed = [row for row in rows if row.decisive and row.outcome == FAILS]
     unclear = [row for row in rows if row.decisive and row.outcome == OPEN]
     if failed:
-        return DO_NOT_TRUST, [f"{row.name}: {row.measured:.3g} {row.unit}, and at most {row.limit:.3g} is accepted"
-                              for row in failed]
+        return DO_NOT_TRUST, [
+            f"{row.name}: {row.measured:.3g} {row.unit}, and at most {row.limit:.3g} is accepted" for row in failed
+        ]
     if unclear:
-        return CANNOT_TELL, [f"{row.name}: the interval [{row.interval[0]:.3g}, {row.interval[1]:.3g}] {row.unit} reaches "
-                             f"beyond the limit {row.limit:.3g}; {row.remedy}" for row in unclear]
+        return CANNOT_TELL, [
+            f"{row.name}: the interval [{row.interval[0]:.3g}, {row.interval[1]:.3g}] {row.unit} reaches "
+            f"beyond the limit {row.limit:.3g}; {row.remedy}"
+            for row in unclear
+        ]
     return TRUST, ["every weak error lies within the tolerance, at every save point"]
 
 
@@ -255,9 +324,13 @@ def _remarks(errors, confidence) -> list[str]:
     score, name, value, time = significant["total"]
     if score <= z:
         return ["no deviation is significant"]
-    remarks = [f"a significant deviation: {name} differs by {value:+.3g} at time {time:.4g} ({score:.1f} standard errors)"]
-    causes = {"finite_step": "the finite step (it is there with Gaussian noise too)",
-              "noise_shape": "the non-Gaussian shape of the noise"}
+    remarks = [
+        f"a significant deviation: {name} differs by {value:+.3g} at time {time:.4g} ({score:.1f} standard errors)"
+    ]
+    causes = {
+        "finite_step": "the finite step (it is there with Gaussian noise too)",
+        "noise_shape": "the non-Gaussian shape of the noise",
+    }
     named = [text for key, text in causes.items() if significant[key][0] > z]
     return [*remarks, *(["it comes from " + " and from ".join(named)] if named else [])]
 

@@ -20,15 +20,21 @@ def weak_error(runs: xr.Dataset, flow: xr.Dataset) -> xr.Dataset:
     Raises ValueError for two results of one seed, no common time after 0, or no common observable.
     """
     for name, result in (("runs", runs), ("flow", flow)):
-        require(isinstance(result, xr.Dataset) and "mean" in result,
-                f"{name} must be a result of simulate or moments: got {type(result).__name__}")
+        require(
+            isinstance(result, xr.Dataset) and "mean" in result,
+            f"{name} must be a result of simulate or moments: got {type(result).__name__}",
+        )
     seeds = [result.attrs.get("seed") for result in (runs, flow)]
-    require(None in seeds or seeds[0] != seeds[1],
-            f"the two results share seed {seeds[0]}: their paths are not independent, and the standard error would be wrong; "
-            "give one of them another seed")
+    require(
+        None in seeds or seeds[0] != seeds[1],
+        f"the two results share seed {seeds[0]}: their paths are not independent, and the standard error would be "
+        "wrong; give one of them another seed",
+    )
     observables = [name for name in runs.observable.values if name in flow.observable.values]
-    require(observables, f"the two results share no observable: {runs.observable.values.tolist()} and "
-                         f"{flow.observable.values.tolist()}")
+    require(
+        observables,
+        f"the two results share no observable: {runs.observable.values.tolist()} and {flow.observable.values.tolist()}",
+    )
     here, there = _common_times(runs.time.values, flow.time.values)
     a = runs.sel(observable=observables).isel(time=here)
     b = flow.sel(observable=observables).isel(time=there)
@@ -47,14 +53,19 @@ def weak_error(runs: xr.Dataset, flow: xr.Dataset) -> xr.Dataset:
     coordinates: dict = {"time": a.time.values, "observable": observables}
     if "step" in a.coords:
         coordinates["step"] = ("time", a.step.values)
-    return xr.Dataset(variables, coordinates, {"runs": runs.attrs.get("model", ""), "flow": flow.attrs.get("model", "")})
+    return xr.Dataset(
+        variables, coordinates, {"runs": runs.attrs.get("model", ""), "flow": flow.attrs.get("model", "")}
+    )
 
 
 def _common_times(mine: np.ndarray, other: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     nearest = np.abs(other[None, :] - mine[:, None]).argmin(axis=1)
     same = np.abs(other[nearest] - mine) <= 1e-6 * max(mine[-1], other[-1])
-    require((same & (mine > 0)).any(), f"the two results share no time after 0: the first has {_span(mine)}, the second "
-                                       f"{_span(other)}; give save_at=runs.time")
+    require(
+        (same & (mine > 0)).any(),
+        f"the two results share no time after 0: the first has {_span(mine)}, the second "
+        f"{_span(other)}; give save_at=runs.time",
+    )
     return np.flatnonzero(same), nearest[same]
 
 

@@ -36,13 +36,17 @@ class WeakOrder:
         return f"order {self.order:.3f} ({self.confidence:.0%} interval {low:.3f} … {high:.3f})"
 
 
-def fit_weak_order(step_sizes: Sequence[float], errors: Sequence[float],
-                   standard_errors: Sequence[float] | None = None, confidence: float = 0.95) -> WeakOrder:
+def fit_weak_order(
+    step_sizes: Sequence[float],
+    errors: Sequence[float],
+    standard_errors: Sequence[float] | None = None,
+    confidence: float = 0.95,
+) -> WeakOrder:
     """Fit the order p of |error| = C h^p by least squares in logarithms.
 
-    With standard errors the points are weighted by (error/s.e.)² and the interval is the normal one of the weighted fit,
-    widened by √χ² per degree of freedom where the points scatter more than their errors say. Without, it is Student's
-    interval of the scatter about the line.
+    With standard errors the points are weighted by (error/s.e.)² and the interval is the normal one of the weighted
+    fit, widened by √χ² per degree of freedom where the points scatter more than their errors say. Without, it is
+    Student's interval of the scatter about the line.
 
     Raises ValueError for fewer than three step sizes, or an error below three standard errors: its logarithm would be
     biased, and the ladder needs more paths.
@@ -51,9 +55,15 @@ def fit_weak_order(step_sizes: Sequence[float], errors: Sequence[float],
     order 2.000 (95% interval 2.000 … 2.000)
     """
     h, e = np.asarray(step_sizes, float), np.abs(np.asarray(errors, float))
-    require(h.ndim == 1 and h.shape == e.shape, f"step_sizes and errors must be lists of one length: got {h.shape}, {e.shape}")
+    require(
+        h.ndim == 1 and h.shape == e.shape,
+        f"step_sizes and errors must be lists of one length: got {h.shape}, {e.shape}",
+    )
     require(len(h) >= 3, f"an order with an interval needs at least 3 step sizes: got {len(h)}")
-    require((h > 0).all() and np.isfinite(h).all() and len(set(h)) == len(h), f"step_sizes must be positive and distinct: got {h}")
+    require(
+        (h > 0).all() and np.isfinite(h).all() and len(set(h)) == len(h),
+        f"step_sizes must be positive and distinct: got {h}",
+    )
     require((e > 0).all() and np.isfinite(e).all(), f"errors must be finite and not zero: got {e}")
     require(0 < confidence < 1, f"confidence must lie in (0, 1): got {confidence}")
     weights = np.ones_like(h)
@@ -61,8 +71,11 @@ def fit_weak_order(step_sizes: Sequence[float], errors: Sequence[float],
         s = np.asarray(standard_errors, float)
         require(s.shape == e.shape and (s > 0).all(), f"standard_errors must be positive, one for each error: got {s}")
         weak = e < 3 * s
-        require(not weak.any(), f"the error at step size {h[weak][:1]} is below three standard errors "
-                                f"({e[weak][:1]} ± {s[weak][:1]}): run more paths or leave it out")
+        require(
+            not weak.any(),
+            f"the error at step size {h[weak][:1]} is below three standard errors "
+            f"({e[weak][:1]} ± {s[weak][:1]}): run more paths or leave it out",
+        )
         weights = (e / s) ** 2
     x, y = np.log(h), np.log(e)
     centre = np.average(x, weights=weights)
@@ -76,12 +89,26 @@ def fit_weak_order(step_sizes: Sequence[float], errors: Sequence[float],
         half = stats.norm.ppf((1 + confidence) / 2) * np.sqrt(max(1.0, chi2) / spread)
     ladder = np.argsort(h)[::-1]
     local = np.diff(y[ladder]) / np.diff(x[ladder])
-    return WeakOrder(float(order), (float(order - half), float(order + half)), confidence, float(np.exp(intercept)),
-                     tuple(local.tolist()))
+    return WeakOrder(
+        float(order),
+        (float(order - half), float(order + half)),
+        confidence,
+        float(np.exp(intercept)),
+        tuple(local.tolist()),
+    )
 
 
-def weak_order(optimizer: Callable[[float], Optimizer], problem: Problem, step_sizes: Sequence[float], *, time: float,
-               order: int = 1, seed: int = 0, confidence: float = 0.95, **options) -> dict[str, WeakOrder]:
+def weak_order(
+    optimizer: Callable[[float], Optimizer],
+    problem: Problem,
+    step_sizes: Sequence[float],
+    *,
+    time: float,
+    order: int = 1,
+    seed: int = 0,
+    confidence: float = 0.95,
+    **options,
+) -> dict[str, WeakOrder]:
     """Run optimiser and SDE over a ladder of step sizes, and fit the order of the weak error of every observable.
 
     `optimizer(h)` makes the optimiser whose order in h is wanted, for instance `ig.SGD`; `time` is the continuous time
@@ -106,7 +133,11 @@ def weak_order(optimizer: Callable[[float], Optimizer], problem: Problem, step_s
         flow = simulate(sde, save_at=[time], seed=seed + 2 * number + 1, **options)
         ladder.append(weak_error(runs, flow).isel(time=-1))
     return {
-        str(name): fit_weak_order(step_sizes, [float(e["weak_error"].sel(observable=name)) for e in ladder],
-                                  [float(e["standard_error"].sel(observable=name)) for e in ladder], confidence)
+        str(name): fit_weak_order(
+            step_sizes,
+            [float(e["weak_error"].sel(observable=name)) for e in ladder],
+            [float(e["standard_error"].sel(observable=name)) for e in ladder],
+            confidence,
+        )
         for name in ladder[0].observable.values
     }

@@ -15,8 +15,10 @@ class OptaxOptimizer(Optimizer):
     clock: float = 1.0
 
     def __check_init__(self):
-        require(all(callable(getattr(self.transformation, half, None)) for half in ("init", "update")),
-                f"from_optax needs an optax.GradientTransformation: got {self.transformation!r}")
+        require(
+            all(callable(getattr(self.transformation, half, None)) for half in ("init", "update")),
+            f"from_optax needs an optax.GradientTransformation: got {self.transformation!r}",
+        )
         require_number("time_per_step", self.clock, minimum=0, exclusive=True)
 
     @property
@@ -35,12 +37,13 @@ class OptaxOptimizer(Optimizer):
         return jnp.asarray(x + updates, x.dtype), inner
 
     def modified_equation(self, problem, order=1):
-        raise ValueError("no modified equation is known for an optax transformation: it is simulated as it "
-                         "is; use one of itograd's own optimisers (SGD, Momentum, Nesterov) for the SDE")
+        raise ValueError(
+            "no modified equation is known for an optax transformation: it is simulated as it "
+            "is; use one of itograd's own optimisers (SGD, Momentum, Nesterov) for the SDE"
+        )
 
     def scaled(self, batch_factor):
-        raise ValueError("no scaling rule is known for an optax transformation: use one of itograd's own "
-                         "optimisers")
+        raise ValueError("no scaling rule is known for an optax transformation: use one of itograd's own optimisers")
 
 
 def from_optax(transformation: Any, time_per_step: float = 1.0) -> OptaxOptimizer:

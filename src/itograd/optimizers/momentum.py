@@ -47,9 +47,10 @@ class MomentumMethod(Optimizer):
         if self.clock == "underdamped":
             require_underdamped(base(self.momentum))
         else:
-            require(not isinstance(self.momentum, Schedule),
-                    "a schedule of the momentum needs clock='underdamped': the overdamped clock is set by "
-                    "1/(1−μ)")
+            require(
+                not isinstance(self.momentum, Schedule),
+                "a schedule of the momentum needs clock='underdamped': the overdamped clock is set by 1/(1−μ)",
+            )
 
     @property
     def time_per_step(self):
@@ -67,9 +68,12 @@ class MomentumMethod(Optimizer):
         return base(self.momentum) * shape(self.momentum, k * self.time_per_step)
 
     def _overdamped_equation(self, problem, order):
-        require(order == 1, "no modified equation of order 2 is given for momentum in its overdamped clock "
-                            "(the fast buffer leaves a boundary layer of order η): use order=1, or "
-                            "clock='underdamped'")
+        require(
+            order == 1,
+            "no modified equation of order 2 is given for momentum in its overdamped clock "
+            "(the fast buffer leaves a boundary layer of order η): use order=1, or "
+            "clock='underdamped'",
+        )
         effective = rebased(self.learning_rate, base(self.learning_rate) / (1 - base(self.momentum)))
         return SGDEquation(problem, effective, self.weight_decay, 1)
 
@@ -79,15 +83,18 @@ class MomentumMethod(Optimizer):
         eta, mu = base(self.learning_rate), base(self.momentum)
         if self.clock == "overdamped":
             return rebased(self.learning_rate, eta * batch_factor), self.momentum
-        require(not isinstance(self.momentum, Schedule),
-                "a schedule of the momentum has no scaling rule: scale its numbers")
+        require(
+            not isinstance(self.momentum, Schedule), "a schedule of the momentum has no scaling rule: scale its numbers"
+        )
         if betas == "memory":
             scaled_mu = mu**batch_factor
         else:
-            require(batch_factor * (1 - mu) < 1,
-                    f"the linear form needs batch_factor*(1 - momentum) < 1: batch_factor={batch_factor:g}, "
-                    f"momentum={mu:g} gives {batch_factor * (1 - mu):g}; keep batch_factor below "
-                    f"{1 / (1 - mu):g} or use betas='memory'")
+            require(
+                batch_factor * (1 - mu) < 1,
+                f"the linear form needs batch_factor*(1 - momentum) < 1: batch_factor={batch_factor:g}, "
+                f"momentum={mu:g} gives {batch_factor * (1 - mu):g}; keep batch_factor below "
+                f"{1 / (1 - mu):g} or use betas='memory'",
+            )
             scaled_mu = 1 - batch_factor * (1 - mu)
         return rebased(self.learning_rate, eta * batch_factor**2), scaled_mu
 
@@ -122,8 +129,9 @@ class Momentum(MomentumMethod):
         require_choice("order", order, (1, 2))
         if self.clock == "overdamped":
             return self._overdamped_equation(problem, order)
-        return UnderdampedEquation(problem, self.learning_rate, self.momentum, self.weight_decay, order,
-                                   method="heavy_ball")
+        return UnderdampedEquation(
+            problem, self.learning_rate, self.momentum, self.weight_decay, order, method="heavy_ball"
+        )
 
     def scaled(self, batch_factor, betas="linear"):
         rate, momentum = self._scaled_rates(batch_factor, betas)

@@ -66,15 +66,23 @@ class Nesterov(MomentumMethod):
 
     def update(self, state, k, gradient):
         y, q, _ = state
-        return nesterov_step(y, q, gradient, rate=self._rate(k), momentum=self._momentum(k),
-                             next_momentum=self._momentum(k + 1), weight_decay=self.weight_decay)
+        return nesterov_step(
+            y,
+            q,
+            gradient,
+            rate=self._rate(k),
+            momentum=self._momentum(k),
+            next_momentum=self._momentum(k + 1),
+            weight_decay=self.weight_decay,
+        )
 
     def modified_equation(self, problem, order=1):
         require_choice("order", order, (1, 2))
         if self.clock == "overdamped":
             return self._overdamped_equation(problem, order)
-        return UnderdampedEquation(problem, self.learning_rate, self.momentum, self.weight_decay, order,
-                                   method=self.point)
+        return UnderdampedEquation(
+            problem, self.learning_rate, self.momentum, self.weight_decay, order, method=self.point
+        )
 
     def scaled(self, batch_factor, betas="linear"):
         rate, momentum = self._scaled_rates(batch_factor, betas)
@@ -120,15 +128,24 @@ class IncreasingNesterov(Optimizer):
     def update(self, state, k, gradient):
         y, q, _ = state
         rate = base(self.learning_rate) * shape(self.learning_rate, k * self.time_per_step)
-        return nesterov_step(y, q, gradient, rate=rate, momentum=(k - 1) / (k + 2), next_momentum=k / (k + 3),
-                             weight_decay=self.weight_decay)
+        return nesterov_step(
+            y,
+            q,
+            gradient,
+            rate=rate,
+            momentum=(k - 1) / (k + 2),
+            next_momentum=k / (k + 3),
+            weight_decay=self.weight_decay,
+        )
 
     def modified_equation(self, problem, order=1):
         require_choice("order", order, (1, 2))
-        require(order == 1, "no modified equation of order 2 is given for the (k-1)/(k+2) momentum: its "
-                            "friction 3/t is singular at time 0; use order=1")
-        return IncreasingMomentumEquation(problem, self.learning_rate, 0.0, self.weight_decay, 1,
-                                          method=self.point)
+        require(
+            order == 1,
+            "no modified equation of order 2 is given for the (k-1)/(k+2) momentum: its "
+            "friction 3/t is singular at time 0; use order=1",
+        )
+        return IncreasingMomentumEquation(problem, self.learning_rate, 0.0, self.weight_decay, 1, method=self.point)
 
     def scaled(self, batch_factor):
         require_number("batch_factor", batch_factor, minimum=0, exclusive=True)

@@ -37,9 +37,11 @@ LARGEST_FRICTION_STEP = 0.3
 
 def require_underdamped(momentum: float) -> None:
     """Raise ValueError where 1−μ is too large for the underdamped clock."""
-    require(1 - momentum <= LARGEST_FRICTION_STEP + 1e-12,
-            f"the underdamped clock needs 1 - momentum <= {LARGEST_FRICTION_STEP} (it models 1−μ ~ √η): "
-            f"momentum={momentum:g} gives {1 - momentum:g}; use clock='overdamped'")
+    require(
+        1 - momentum <= LARGEST_FRICTION_STEP + 1e-12,
+        f"the underdamped clock needs 1 - momentum <= {LARGEST_FRICTION_STEP} (it models 1−μ ~ √η): "
+        f"momentum={momentum:g} gives {1 - momentum:g}; use clock='overdamped'",
+    )
 
 
 class UnderdampedEquation(ModifiedEquation):

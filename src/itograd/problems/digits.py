@@ -19,9 +19,17 @@ TRAINING_EXAMPLES = 1400
 S7_DECAY = 1e-3
 
 
-def digits(model: str = "softmax", batch_size: int = 32, *, preset: str | None = None, hidden: int = 32,
-           sampling: str = "with_replacement", l2: float = 0.0, label_noise: float = 0.0,
-           seed: int = 0) -> FiniteSum:
+def digits(
+    model: str = "softmax",
+    batch_size: int = 32,
+    *,
+    preset: str | None = None,
+    hidden: int = 32,
+    sampling: str = "with_replacement",
+    l2: float = 0.0,
+    label_noise: float = 0.0,
+    seed: int = 0,
+) -> FiniteSum:
     """Classification of scikit-learn's digits by cross-entropy; observable: "accuracy", on the training set.
 
         L(x) = (1/1400) Σ_i (log Σ_c exp(z_ic) − z_i,label(i)) + (l2/2)|x|²,      z_i = logits(x, a_i) in R^10
@@ -57,8 +65,9 @@ def digits(model: str = "softmax", batch_size: int = 32, *, preset: str | None =
         l2 = S7_DECAY
     features, labels = _training_set(label_noise)
     logits, params = _softmax(features) if model == "softmax" else _mlp(features, hidden, seed)
-    return Classification(logits, features, np.eye(CLASSES)[labels], params=params, batch_size=batch_size,
-                          sampling=sampling, l2=l2)
+    return Classification(
+        logits, features, np.eye(CLASSES)[labels], params=params, batch_size=batch_size, sampling=sampling, l2=l2
+    )
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from itograd.simulation.draws import Draws
 
 @dataclass(frozen=True)
 class NoiseLaw:
-    """A law with mean 0 and variance 1. `atoms` and `probabilities` are exact, or Gauss–Hermite nodes for the normal."""
+    """A law with mean 0 and variance 1, by its atoms and their probabilities: Gauss–Hermite's for the normal."""
 
     name: str
     atoms: tuple[float, ...]
@@ -53,7 +53,7 @@ NOISE_LAWS = {
 
 
 class ExplicitNoise(Problem):
-    """Base of the problems with a stated noise: subclasses give the loss and the root R(x) of one sample's covariance."""
+    """Base of the problems with a stated noise: a subclass gives the loss and the root of one sample's covariance."""
 
     noise_law: eqx.AbstractVar[str]
 

@@ -66,9 +66,17 @@ class FiniteSum(Problem):
     scheme: str = eqx.field(static=True)
     user_observables: tuple[tuple[str, Callable], ...] = eqx.field(static=True)
 
-    def __init__(self, loss: Callable, data: PyTree, *, params: PyTree, batch_size: int = 1,
-                 sampling: str = "with_replacement", l2: float = 0.0,
-                 observables: Mapping[str, Callable] | None = None):
+    def __init__(
+        self,
+        loss: Callable,
+        data: PyTree,
+        *,
+        params: PyTree,
+        batch_size: int = 1,
+        sampling: str = "with_replacement",
+        l2: float = 0.0,
+        observables: Mapping[str, Callable] | None = None,
+    ):
         require_number("l2", l2, minimum=0)
         self.data = _checked_data(data)
         self.layout, self.start = _checked_params(params)
@@ -134,9 +142,11 @@ class FiniteSum(Problem):
         return self._gradients(x, self.data) + self.l2 * x
 
     def noise_covariance(self, x):
-        require(self.dim <= MAX_MATRIX_DIM,
-                f"a noise covariance is formed for at most {MAX_MATRIX_DIM} parameters: this problem has "
-                f"{self.dim}; use noise_root, noise or noise_trace, which need no d×d matrix")
+        require(
+            self.dim <= MAX_MATRIX_DIM,
+            f"a noise covariance is formed for at most {MAX_MATRIX_DIM} parameters: this problem has "
+            f"{self.dim}; use noise_root, noise or noise_trace, which need no d×d matrix",
+        )
         return self._covariance_weight * self._sum_over_deviations(x, lambda e: e.T @ e)
 
     def noise_trace(self, x):
@@ -210,17 +220,26 @@ def _checked_data(data):
     for name, leaf in leaves:
         if leaf.dtype.kind not in kinds:
             raise TypeError(f"{name} must be an array of real numbers or booleans: got dtype {leaf.dtype}")
-        require(leaf.ndim > 0, f"{name} must have a leading axis of examples: got a scalar "
-                               "(lists are pytrees of scalars: make them arrays)")
+        require(
+            leaf.ndim > 0,
+            f"{name} must have a leading axis of examples: got a scalar "
+            "(lists are pytrees of scalars: make them arrays)",
+        )
         require(leaf.size > 0, f"{name} must not be empty: got shape {leaf.shape}")
-        require(np.isfinite(leaf).all(), f"{name} must be finite: {np.sum(~np.isfinite(leaf))} of its "
-                                         f"{leaf.size} numbers are NaN or infinite")
-        require(leaf.dtype.kind not in "iu" or -(2**31) <= leaf.min() <= leaf.max() < 2**31,
-                f"{name} must fit 32-bit integers: got {leaf.min()} to {leaf.max()}")
+        require(
+            np.isfinite(leaf).all(),
+            f"{name} must be finite: {np.sum(~np.isfinite(leaf))} of its {leaf.size} numbers are NaN or infinite",
+        )
+        require(
+            leaf.dtype.kind not in "iu" or -(2**31) <= leaf.min() <= leaf.max() < 2**31,
+            f"{name} must fit 32-bit integers: got {leaf.min()} to {leaf.max()}",
+        )
     first, size = leaves[0][0], len(leaves[0][1])
     for name, leaf in leaves:
-        require(len(leaf) == size, f"the arrays of data must share their leading axis: {first} has {size} "
-                                   f"examples, {name} has {len(leaf)}")
+        require(
+            len(leaf) == size,
+            f"the arrays of data must share their leading axis: {first} has {size} examples, {name} has {len(leaf)}",
+        )
     converted = [leaf.astype(kinds[leaf.dtype.kind]) for _, leaf in leaves]
     return jax.tree.unflatten(jax.tree.structure(data), converted)
 
@@ -249,12 +268,16 @@ def _check_function(name, function, wanted, *arguments):
     result = jax.tree.leaves(jax.eval_shape(function, *arguments))
     got = f"shape {result[0].shape}" if len(result) == 1 else f"{len(result)} arrays"
     require(len(result) == 1 and result[0].shape == (), f"{name} must return a {wanted}: got {got}")
-    require(jnp.issubdtype(result[0].dtype, jnp.floating),
-            f"{name} must return a floating-point number: got {result[0].dtype}")
+    require(
+        jnp.issubdtype(result[0].dtype, jnp.floating),
+        f"{name} must return a floating-point number: got {result[0].dtype}",
+    )
 
 
 def _check_batch(batch_size, sampling, dataset_size):
     require_choice("sampling", sampling, SAMPLINGS)
     require_count("batch_size", batch_size)
-    require(sampling == "with_replacement" or batch_size <= dataset_size,
-            f"batch_size must be at most the {dataset_size} examples under {sampling!r}: got {batch_size}")
+    require(
+        sampling == "with_replacement" or batch_size <= dataset_size,
+        f"batch_size must be at most the {dataset_size} examples under {sampling!r}: got {batch_size}",
+    )

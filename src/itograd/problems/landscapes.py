@@ -115,8 +115,15 @@ class FlatSharp(Landscape):
     noise_std: float
     state_dependent_noise: bool = eqx.field(static=True)
 
-    def __init__(self, tilt: float = 0.0, noise_std: float = 1.0, noise: str = "gaussian", *,
-                 state_dependent_noise: bool = False, batch_size: int = 1):
+    def __init__(
+        self,
+        tilt: float = 0.0,
+        noise_std: float = 1.0,
+        noise: str = "gaussian",
+        *,
+        state_dependent_noise: bool = False,
+        batch_size: int = 1,
+    ):
         super().__init__(noise, batch_size)
         require_number("tilt", tilt)
         require_number("noise_std", noise_std, minimum=0)

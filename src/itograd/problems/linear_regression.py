@@ -20,18 +20,26 @@ class LinearRegression(FiniteSum):
     [[0.25, 0.375], [0.375, 0.5625]]
     """
 
-    def __init__(self, features, targets, batch_size: int = 1, *, sampling: str = "with_replacement",
-                 l2: float = 0.0):
+    def __init__(self, features, targets, batch_size: int = 1, *, sampling: str = "with_replacement", l2: float = 0.0):
         features, targets = np.asarray(features, float), np.asarray(targets, float)
         require(features.ndim == 2, f"features must have shape (N, d): got {features.shape}")
-        require(targets.shape == features.shape[:1],
-                f"targets must have shape ({len(features)},), like the rows of features: got {targets.shape}")
-        super().__init__(_squared_error, {"features": features, "targets": targets},
-                         params=np.zeros(features.shape[1]), batch_size=batch_size, sampling=sampling, l2=l2)
+        require(
+            targets.shape == features.shape[:1],
+            f"targets must have shape ({len(features)},), like the rows of features: got {targets.shape}",
+        )
+        super().__init__(
+            _squared_error,
+            {"features": features, "targets": targets},
+            params=np.zeros(features.shape[1]),
+            batch_size=batch_size,
+            sampling=sampling,
+            l2=l2,
+        )
 
     @classmethod
-    def one_dimensional(cls, curvatures, offsets, batch_size: int = 1, *,
-                        sampling: str = "with_replacement") -> LinearRegression:
+    def one_dimensional(
+        cls, curvatures, offsets, batch_size: int = 1, *, sampling: str = "with_replacement"
+    ) -> LinearRegression:
         """The problem on the line with N equally likely gradients h_i x − ξ_i (theory 3.2).
 
         `curvatures` h_i ≥ 0 and `offsets` ξ_i have one shape (N,). As least squares they are
@@ -42,14 +50,17 @@ class LinearRegression(FiniteSum):
         6.0
         """
         h, xi = np.asarray(curvatures, float), np.asarray(offsets, float)
-        require(h.ndim == 1 and h.shape == xi.shape,
-                f"curvatures and offsets must have one shape (N,): got {h.shape} and {xi.shape}")
+        require(
+            h.ndim == 1 and h.shape == xi.shape,
+            f"curvatures and offsets must have one shape (N,): got {h.shape} and {xi.shape}",
+        )
         for curvature, offset in zip(h, xi):
             require_number("a curvature", curvature, minimum=0)
             require(curvature > 0 or offset == 0, f"an offset needs a curvature: got offset {offset}")
         root = np.sqrt(h)
-        return cls(root[:, None], np.divide(xi, root, out=np.zeros_like(xi), where=root > 0), batch_size,
-                   sampling=sampling)
+        return cls(
+            root[:, None], np.divide(xi, root, out=np.zeros_like(xi), where=root > 0), batch_size, sampling=sampling
+        )
 
     @property
     def is_quadratic(self):

@@ -33,9 +33,11 @@ class Quadratic(ExplicitNoise):
         covariance = _symmetric("noise_covariance", noise_covariance)
         d = len(self.hessian)
         require(len(covariance) == d, f"noise_covariance must be {d}×{d} like the hessian: got {covariance.shape}")
-        require(np.linalg.eigvalsh(covariance)[0] >= -1e-12 * max(1.0, np.abs(covariance).max()),
-                "noise_covariance must be positive semidefinite: its smallest eigenvalue is "
-                f"{np.linalg.eigvalsh(covariance)[0]:.3g}")
+        require(
+            np.linalg.eigvalsh(covariance)[0] >= -1e-12 * max(1.0, np.abs(covariance).max()),
+            "noise_covariance must be positive semidefinite: its smallest eigenvalue is "
+            f"{np.linalg.eigvalsh(covariance)[0]:.3g}",
+        )
         require_choice("noise", noise, tuple(NOISE_LAWS))
         require_count("batch_size", batch_size)
         self.root = matrix_root(covariance)

@@ -27,8 +27,15 @@ class Rayleigh(FiniteSum):
     True
     """
 
-    def __init__(self, dim: int = 10, samples: int = 256, batch_size: int = 1, seed: int = 0, *,
-                 sampling: str = "with_replacement"):
+    def __init__(
+        self,
+        dim: int = 10,
+        samples: int = 256,
+        batch_size: int = 1,
+        seed: int = 0,
+        *,
+        sampling: str = "with_replacement",
+    ):
         require_count("dim", dim, minimum=2)
         require_count("samples", samples)
         require_count("seed", seed, minimum=0)
@@ -37,8 +44,7 @@ class Rayleigh(FiniteSum):
         values, axes = np.linalg.eigh(raw.T @ raw / samples)
         white = raw @ (axes / np.sqrt(values)) @ axes.T
         vectors = white * np.sqrt(np.linspace(0.5, 1.5, dim))
-        super().__init__(_quotient, vectors, params=np.full(dim, dim**-0.5), batch_size=batch_size,
-                         sampling=sampling)
+        super().__init__(_quotient, vectors, params=np.full(dim, dim**-0.5), batch_size=batch_size, sampling=sampling)
 
     @property
     def is_scale_invariant(self):

@@ -76,9 +76,18 @@ def trajectories(result: Verdict, clock: str) -> Figure:
             axes.fill_between(data.time, mean - width, mean + width, color=colour, alpha=0.16, linewidth=0)
             axes.plot(data.time, mean, style, color=colour, linewidth=1.5, label=f"{text}: mean, ± 2 s.d. of a path")
         gaussian = result.gaussian
-        axes.plot(gaussian.time, _of(gaussian, "mean", name), linestyle="none", marker="o", markersize=3.6,
-                  markerfacecolor="none", markeredgecolor=GAUSSIAN, markeredgewidth=0.9, markevery=_every(gaussian, 12),
-                  label="optimiser with Gaussian noise: mean")
+        axes.plot(
+            gaussian.time,
+            _of(gaussian, "mean", name),
+            linestyle="none",
+            marker="o",
+            markersize=3.6,
+            markerfacecolor="none",
+            markeredgecolor=GAUSSIAN,
+            markeredgewidth=0.9,
+            markevery=_every(gaussian, 12),
+            label="optimiser with Gaussian noise: mean",
+        )
         axes.set_ylabel(label(name))
 
     return _panels(shown_observables(result), draw, clock, share_y=False)
@@ -94,18 +103,51 @@ def weak_errors(result: Verdict, clock: str) -> Figure:
         unit = 100 / scales[name] if scales[name] > 0 else np.nan
         time, value = total.time.values, unit * _of(total, "weak_error", name)
         standard, own = (unit * part for part in _spread(total, name))
-        axes.fill_between(time, value - z * standard - own, value + z * standard + own, color=OPTIMIZER, alpha=0.16,
-                          linewidth=0, label=f"simultaneous {result.confidence:.0%} band")
+        axes.fill_between(
+            time,
+            value - z * standard - own,
+            value + z * standard + own,
+            color=OPTIMIZER,
+            alpha=0.16,
+            linewidth=0,
+            label=f"simultaneous {result.confidence:.0%} band",
+        )
         every = _every(total, 24)
-        axes.errorbar(time, value, yerr=standard, errorevery=every, markevery=every, color=OPTIMIZER, linewidth=1.2,
-                      marker="o", markersize=3.4, capsize=2, elinewidth=0.9, label="optimiser − SDE, ± 1 s.e.")
-        axes.plot(finite_step.time, unit * _of(finite_step, "weak_error", name), ":", color=GAUSSIAN, linewidth=1,
-                  marker="o", markersize=3.4, markevery=every, markerfacecolor="white",
-                  label="the same with Gaussian noise")
+        axes.errorbar(
+            time,
+            value,
+            yerr=standard,
+            errorevery=every,
+            markevery=every,
+            color=OPTIMIZER,
+            linewidth=1.2,
+            marker="o",
+            markersize=3.4,
+            capsize=2,
+            elinewidth=0.9,
+            label="optimiser − SDE, ± 1 s.e.",
+        )
+        axes.plot(
+            finite_step.time,
+            unit * _of(finite_step, "weak_error", name),
+            ":",
+            color=GAUSSIAN,
+            linewidth=1,
+            marker="o",
+            markersize=3.4,
+            markevery=every,
+            markerfacecolor="white",
+            label="the same with Gaussian noise",
+        )
         axes.axhline(0, color=INK, linewidth=0.7)
         for sign in (-1, 1):
-            axes.axhline(sign * 100 * result.tolerance, color=LIMIT, linewidth=0.9, linestyle=(0, (5, 3)),
-                         label="tolerance" if sign > 0 else None)
+            axes.axhline(
+                sign * 100 * result.tolerance,
+                color=LIMIT,
+                linewidth=0.9,
+                linestyle=(0, (5, 3)),
+                label="tolerance" if sign > 0 else None,
+            )
         axes.set_title(label(name))
 
     return _panels(shown_observables(result), draw, clock, share_y=True, y_label="weak error, % of scale")
@@ -114,11 +156,19 @@ def weak_errors(result: Verdict, clock: str) -> Figure:
 def noise_scales(found: dict[str, Any]) -> Figure:
     """The batch sizes of a check (its `to_dict`) on one logarithmic axis with B_simple and the bound."""
     room, batch = found["batch_size_room"], found["run"]["batch_size"]
-    rows = [(f"$B_{{\\rm simple}}$ at the {place}", scale["simple"], scale["simple_interval"])
-            for place, scale in found["noise_scale"].items() if isinstance(scale, dict) and scale["simple"] is not None]
+    rows = [
+        (f"$B_{{\\rm simple}}$ at the {place}", scale["simple"], scale["simple_interval"])
+        for place, scale in found["noise_scale"].items()
+        if isinstance(scale, dict) and scale["simple"] is not None
+    ]
     if room["equilibrium"] and room["equilibrium"]["simple_noise_scale"] is not None:
-        rows.append(("$B_{\\rm simple}$ at equilibrium", room["equilibrium"]["simple_noise_scale"],
-                     room["equilibrium"]["simple_noise_scale_interval"]))
+        rows.append(
+            (
+                "$B_{\\rm simple}$ at equilibrium",
+                room["equilibrium"]["simple_noise_scale"],
+                room["equilibrium"]["simple_noise_scale_interval"],
+            )
+        )
     others = [scaled["new"]["batch_size"] for scaled in found["scaled_recipes"] if "new" in scaled]
     bounds = [room["sharp"] * batch] if room["sharp"] else []
     seen = [batch, *others, *bounds] + [value for _, value, _ in rows]
@@ -130,15 +180,23 @@ def noise_scales(found: dict[str, Any]) -> Figure:
         axes = figure.subplots()
         for position, (_, value, interval) in enumerate(rows, start=1):
             end = interval[1] if interval[1] is not None else high
-            axes.plot([max(interval[0], low), end], [position, position], color=GAUSSIAN, linewidth=2,
-                      solid_capstyle="butt")
+            axes.plot(
+                [max(interval[0], low), end], [position, position], color=GAUSSIAN, linewidth=2, solid_capstyle="butt"
+            )
             if interval[1] is None:  # no upper end
                 axes.plot(high / 1.06, position, marker=">", color=GAUSSIAN, markersize=6)
             axes.plot(value, position, "o", color=GAUSSIAN, markersize=6, markeredgecolor="white")
         axes.plot(batch, 0, "s", color=OPTIMIZER, markersize=7, label="this recipe")
         if others:
-            axes.plot(others, [0] * len(others), "D", markerfacecolor="white", markeredgecolor=OPTIMIZER, markersize=6,
-                      label="batch sizes asked for")
+            axes.plot(
+                others,
+                [0] * len(others),
+                "D",
+                markerfacecolor="white",
+                markeredgecolor=OPTIMIZER,
+                markersize=6,
+                label="batch sizes asked for",
+            )
         if bounds:
             axes.axvspan(low, bounds[0], color=OPTIMIZER, alpha=0.08, linewidth=0)
             axes.axvline(bounds[0], color=LIMIT, linestyle=(0, (5, 3)), linewidth=1, label="bound, necessary")
@@ -187,15 +245,16 @@ def _panels(names: list[str], draw: Callable, clock: str, *, share_y: bool, y_la
             draw(axes, name)
             axes.margins(x=0.02)
             axes.locator_params(axis="x", nbins=5)
-        for axes in list(grid.flat)[len(names):]:
+        for axes in list(grid.flat)[len(names) :]:
             axes.set_visible(False)
         if y_label:
             for row in grid:
                 row[0].set_ylabel(y_label)
         figure.supxlabel(f"continuous time {_mathematics(clock)}", fontsize=10)
         handles, texts = _in_order(*grid.flat[0].get_legend_handles_labels())
-        figure.legend(handles, texts, loc="outside upper center", ncols=min(len(texts), 4), columnspacing=1.4,
-                      handlelength=2.0)
+        figure.legend(
+            handles, texts, loc="outside upper center", ncols=min(len(texts), 4), columnspacing=1.4, handlelength=2.0
+        )
     return figure
 
 
@@ -221,8 +280,10 @@ def _spread(error: xr.Dataset, observable: str) -> tuple[np.ndarray, np.ndarray]
     standard = _of(error, "standard_error", observable)
     if "discretisation_error" not in error:
         return standard, np.zeros_like(standard)
-    return (np.hypot(standard, _of(error, "discretisation_error_standard_error", observable)),
-            np.abs(_of(error, "discretisation_error", observable)))
+    return (
+        np.hypot(standard, _of(error, "discretisation_error_standard_error", observable)),
+        np.abs(_of(error, "discretisation_error", observable)),
+    )
 
 
 def _every(data: xr.Dataset, markers: int) -> int:

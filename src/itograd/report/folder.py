@@ -16,8 +16,15 @@ from itograd.simulation.result import save
 
 FORMAT = "itograd check"  # how the format named in check.json begins
 FIGURES = ("trajectories", "weak_error", "noise_scale")
-FILES = ("check.json", "flow.nc", "gaussian.nc", "recipe.toml", "report.html", "runs.nc",
-         *(f"{name}.{ending}" for name in FIGURES for ending in ("png", "svg")))
+FILES = (
+    "check.json",
+    "flow.nc",
+    "gaussian.nc",
+    "recipe.toml",
+    "report.html",
+    "runs.nc",
+    *(f"{name}.{ending}" for name in FIGURES for ending in ("png", "svg")),
+)
 
 
 class ResultFolder:
@@ -64,8 +71,9 @@ class ResultFolder:
             raise
         shutil.rmtree(old)
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
-                 trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         if self.staging != Path() and self.staging.exists():
             shutil.rmtree(self.staging)
 
@@ -76,16 +84,24 @@ def write_results(check: Any, folder: Path) -> None:
     for name in ("runs", "flow", "gaussian"):
         save(getattr(result, name), folder / f"{name}.nc")
     clock = found["run"]["clock"]
-    drawn = {"trajectories": figures.trajectories(result, clock), "weak_error": figures.weak_errors(result, clock),
-             "noise_scale": figures.noise_scales(found)}
+    drawn = {
+        "trajectories": figures.trajectories(result, clock),
+        "weak_error": figures.weak_errors(result, clock),
+        "noise_scale": figures.noise_scales(found),
+    }
     images = {}
     for name in FIGURES:
         images[name] = figures.render(drawn[name], "svg")
         (folder / f"{name}.svg").write_bytes(images[name])
         (folder / f"{name}.png").write_bytes(figures.render(drawn[name], "png"))
     panels = figures.shown_observables(result)
-    text = page(found, images, recipe=check.recipe.text, panels=panels,
-                errors_are_small=figures.errors_too_small_to_see(result, panels))
+    text = page(
+        found,
+        images,
+        recipe=check.recipe.text,
+        panels=panels,
+        errors_are_small=figures.errors_too_small_to_see(result, panels),
+    )
     (folder / "report.html").write_text(text, encoding="utf-8")
     (folder / "recipe.toml").write_text(check.recipe.text, encoding="utf-8")
     (folder / "check.json").write_text(check.to_json() + "\n", encoding="utf-8")
@@ -98,8 +114,10 @@ def _require_own(folder: Path) -> None:
     if names and not foreign and not _is_check(folder / "check.json"):
         foreign = names
     if foreign:
-        raise OSError(f"output: {folder} holds files that are not an earlier check's ({', '.join(foreign[:3])}"
-                      f"{', …' if len(foreign) > 3 else ''}): give an empty or a new folder")
+        raise OSError(
+            f"output: {folder} holds files that are not an earlier check's ({', '.join(foreign[:3])}"
+            f"{', …' if len(foreign) > 3 else ''}): give an empty or a new folder"
+        )
 
 
 def _is_check(file: Path) -> bool:

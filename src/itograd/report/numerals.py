@@ -74,5 +74,8 @@ def of_unit(row: dict[str, Any]) -> dict[str, str]:
     """Measured value, interval and limit of an assumption as text: shares of something in per cent."""
     share = row["unit"].startswith("of ")
     show = percent if share else number
-    return {"measured": show(row["measured"]), "interval": interval(row["interval"], share),
-            "limit": show(row["limit"])}
+    return {
+        "measured": show(row["measured"]),
+        "interval": interval(row["interval"], share),
+        "limit": show(row["limit"]),
+    }

@@ -64,8 +64,9 @@ def _heading(console: Console, title: str) -> None:
 def _table(*columns: str) -> Table:
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, header_style="", padding=(0, 1))
     for i, column in enumerate(columns):
-        table.add_column(column, justify="right" if i else "left", no_wrap=i > 0, min_width=0 if i else 12,
-                         overflow="fold")
+        table.add_column(
+            column, justify="right" if i else "left", no_wrap=i > 0, min_width=0 if i else 12, overflow="fold"
+        )
     return table
 
 
@@ -74,8 +75,10 @@ def _assumptions(title: str, rows: list[dict[str, Any]], console: Console) -> No
     table = _table("assumption", "measured", "interval", "limit", "outcome")
     for row in rows:
         shown = of_unit(row)
-        outcome = Text(row["outcome"] if row["decisive"] else f"({row['outcome']})",
-                       style=OUTCOMES[row["outcome"]] if row["decisive"] else "dim")
+        outcome = Text(
+            row["outcome"] if row["decisive"] else f"({row['outcome']})",
+            style=OUTCOMES[row["outcome"]] if row["decisive"] else "dim",
+        )
         name = Text(row["name"]).append(f"\n  {row['unit']}", style="dim")
         table.add_row(name, shown["measured"], shown["interval"], shown["limit"], outcome)
     console.print(table)
@@ -88,9 +91,13 @@ def _final_errors(found: dict[str, Any], console: Console) -> None:
     _heading(console, f"Means at the end of the run, time {number(rows[0]['time'], 6)} (± standard error)")
     table = _table("observable", "optimiser", "SDE", "difference", "of scale")
     for row in rows:
-        table.add_row(row["observable"], with_error(row["optimizer_mean"], row["optimizer_standard_error"], digits),
-                      with_error(row["sde_mean"], row["sde_standard_error"], digits),
-                      with_error(row["weak_error"], row["standard_error"], digits), percent(row["share_of_scale"], 2))
+        table.add_row(
+            row["observable"],
+            with_error(row["optimizer_mean"], row["optimizer_standard_error"], digits),
+            with_error(row["sde_mean"], row["sde_standard_error"], digits),
+            with_error(row["weak_error"], row["standard_error"], digits),
+            percent(row["share_of_scale"], 2),
+        )
     console.print(table)
 
 
@@ -102,13 +109,22 @@ def _noise(found: dict[str, Any], console: Console) -> None:
         if isinstance(scale, str):
             notes.append(f"{place}: {scale}")
             continue
-        table.add_row(place, with_error(scale["squared_gradient"], scale["squared_gradient_standard_error"]),
-                      with_error(scale["noise_trace"], scale["noise_trace_standard_error"]), number(scale["simple"]),
-                      interval(scale["simple_interval"]))
+        table.add_row(
+            place,
+            with_error(scale["squared_gradient"], scale["squared_gradient_standard_error"]),
+            with_error(scale["noise_trace"], scale["noise_trace_standard_error"]),
+            number(scale["simple"]),
+            interval(scale["simple_interval"]),
+        )
     settled = found["batch_size_room"]["equilibrium"]
     if settled is not None:
-        table.add_row("equilibrium", with_error(*settled["squared_gradient"]), with_error(*settled["noise_trace"]),
-                      number(settled["simple_noise_scale"]), interval(settled["simple_noise_scale_interval"]))
+        table.add_row(
+            "equilibrium",
+            with_error(*settled["squared_gradient"]),
+            with_error(*settled["noise_trace"]),
+            number(settled["simple_noise_scale"]),
+            interval(settled["simple_noise_scale_interval"]),
+        )
     if table.row_count:
         console.print(table)
         _line(console, simple_scale_sentence(found))
@@ -120,9 +136,12 @@ def _room(found: dict[str, Any], console: Console) -> None:
     room = found["batch_size_room"]
     _heading(console, "Room for other batch sizes")
     if room["sharp"] is not None:
-        _line(console, f"κ ≤ {number(room['sharp'])} ({interval(room['sharp_interval'])}; weak form: "
-                       f"{number(room['weak'])}), to stay {number(room['closeness'])}-close to this run at "
-                       f"equilibrium. {NECESSARY}")
+        _line(
+            console,
+            f"κ ≤ {number(room['sharp'])} ({interval(room['sharp_interval'])}; weak form: "
+            f"{number(room['weak'])}), to stay {number(room['closeness'])}-close to this run at "
+            f"equilibrium. {NECESSARY}",
+        )
     else:
         _line(console, "There is no bound on the batch factor:")
         for reason in room["reasons"]:

@@ -25,7 +25,7 @@ def reasons(found: dict[str, Any]) -> list[str]:
     given, remarks = found["reasons"], found["remarks"]
     if len(given) > MAX_REASONS:
         left_out = len(given) - MAX_REASONS + 1
-        given = [*given[:MAX_REASONS - 1], f"and {left_out} more of the kind, in the table of assumptions"]
+        given = [*given[: MAX_REASONS - 1], f"and {left_out} more of the kind, in the table of assumptions"]
     return [*given, *remarks]
 
 
@@ -58,8 +58,10 @@ def simple_scale_sentence(found: dict[str, Any]) -> str:
     if not isinstance(scale, dict) or scale["simple"] is None:
         return "B_simple = B tr Σ/|∇L|² is a heuristic for the batch size above which noise no longer dominates."
     relation, noise = ("below", "larger") if batch < scale["simple"] else ("above", "smaller")
-    return (f"Batch size {batch} is {relation} B_simple at the end of a run, {number(scale['simple'])}: the noise of a "
-            f"step is {noise} than the gradient. B_simple is a heuristic, no bound.")
+    return (
+        f"Batch size {batch} is {relation} B_simple at the end of a run, {number(scale['simple'])}: the noise of a "
+        f"step is {noise} than the gradient. B_simple is a heuristic, no bound."
+    )
 
 
 def scaled_notes(scaled: dict[str, Any]) -> list[str]:

@@ -66,8 +66,10 @@ class Ensemble:
             draws = Draws(path_key(tuple(seed_words(self.seed)), 0), 0)
             start = eqx.filter_eval_shape(lambda: chain.start(_initial(x0, draws)))
             after = eqx.filter_eval_shape(lambda s: chain.step(s, 0, draws), start)
-            require(_shapes(start) == _shapes(after),
-                    f"a step must return the state it was given: it got {_shapes(start)} and returned {_shapes(after)}")
+            require(
+                _shapes(start) == _shapes(after),
+                f"a step must return the state it was given: it got {_shapes(start)} and returned {_shapes(after)}",
+            )
             for name, observable in zip(self.observables, observables):
                 shape = eqx.filter_eval_shape(lambda s, f=observable: jnp.asarray(f(chain.observe(s))), start).shape
                 require(shape == (), f"observable {name!r} must return a scalar: got shape {shape}")
@@ -99,7 +101,9 @@ class Ensemble:
 
 def final_points(chain: Chain, x0, steps: int, *, paths: int = 1, seed: int = 0, dtype: str = "float32") -> np.ndarray:
     """The points x (paths, d) where the first paths of a chain stand after `steps` steps."""
-    ensemble = Ensemble(chain, {"x": _identity}, x0 if callable(x0) else np.asarray(x0, float), np.array([steps]), seed, dtype)
+    ensemble = Ensemble(
+        chain, {"x": _identity}, x0 if callable(x0) else np.asarray(x0, float), np.array([steps]), seed, dtype
+    )
     return np.concatenate(list(ensemble.tiles(paths)), axis=1)[0]
 
 
@@ -141,5 +145,6 @@ def _tile_values(recipe: tuple, dynamic: Any, seed, first, targets):
 
 # XLA's own splitting of small operations over threads costs more than it gives: tiles are what is run in parallel.
 _CPU_OPTIONS = {"xla_disable_hlo_passes": "cpu-parallel-task-assigner"}
-_run_tile = jax.jit(_tile_values, static_argnums=0,
-                    compiler_options=_CPU_OPTIONS if jax.default_backend() == "cpu" else None)
+_run_tile = jax.jit(
+    _tile_values, static_argnums=0, compiler_options=_CPU_OPTIONS if jax.default_backend() == "cpu" else None
+)

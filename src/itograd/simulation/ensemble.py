@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -19,6 +18,7 @@ from itograd.simulation.chain import Chain
 from itograd.simulation.engine import Ensemble
 from itograd.simulation.equation import ModifiedEquation
 from itograd.simulation.precision import DTYPES
+from itograd.simulation.progress import Progress
 from itograd.simulation.refinement import Discretisation, choose_step
 from itograd.simulation.schemes import DiscretisedEquation, Scheme, default_scheme
 from itograd.simulation.statistics import Moments
@@ -52,9 +52,9 @@ def simulate(
     """Run many paths of an optimiser on a problem, or of a modified equation, and return their statistics.
 
     An optimiser runs for `steps` steps, saved every `save_every` (default: about 100 save points) or at the times
-    `save_at`, multiples of its clock. An equation runs to the last of the times `save_at`; its step size `dt`, where not
-    given, is halved until no observable moves by more than a third of its standard error, and the error that is left
-    stands in `discretisation_error`.
+    `save_at`, multiples of its clock. An equation runs to the last of the times `save_at`; its step size `dt`, where
+    not given, is halved until no observable moves by more than a third of its standard error, and the error that is
+    left stands in `discretisation_error`.
 
     Args:
         model: an `Optimizer` (with `problem`), a `ModifiedEquation` or a `Chain`.
@@ -76,8 +76,8 @@ def simulate(
 
     Returns:
         An `xarray.Dataset` with dims `time` and `observable`: `mean`, `mean_standard_error`, `variance`,
-        `variance_standard_error`, `diverged` (paths that are not finite, left out of the statistics), and what was asked
-        for. Coordinates `time` (continuous) and `step`.
+        `variance_standard_error`, `diverged` (paths that are not finite, left out of the statistics), and what was
+        asked for. Coordinates `time` (continuous) and `step`.
 
     Raises:
         ValueError or TypeError, before any step is made, where an argument does not fit.
@@ -99,11 +99,16 @@ def simulate(
         require(steps is None and save_every is None, "a modified equation runs to the times save_at: give no steps")
         problem = model.problem
     else:
-        require(scheme is None and dt is None and discretisation_tolerance is None, "scheme, dt and discretisation_tolerance belong to a modified equation, not to an optimiser")
+        require(
+            scheme is None and dt is None and discretisation_tolerance is None,
+            "scheme, dt and discretisation_tolerance belong to a modified equation, not to an optimiser",
+        )
         if not isinstance(model, Chain):
             if not (hasattr(model, "chain") and isinstance(problem, Problem)):
-                raise TypeError(f"simulate needs an optimiser with a problem, a modified equation or a chain: got {model!r} "
-                                f"and problem={problem!r}")
+                raise TypeError(
+                    f"simulate needs an optimiser with a problem, a modified equation or a chain: got {model!r} "
+                    f"and problem={problem!r}"
+                )
             model = model.chain(problem)
         problem = model.problem
     start = _starting_point(x0, problem)
@@ -114,13 +119,32 @@ def simulate(
     discretisation = None
     if isinstance(model, ModifiedEquation):
         chain, save_steps, discretisation = _discretise(
-            model, scheme, dt, save_at, start, chosen, discretisation_tolerance, paths=paths, seed=seed, dtype=dtype, threads=threads)
+            model,
+            scheme,
+            dt,
+            save_at,
+            start,
+            chosen,
+            discretisation_tolerance,
+            paths=paths,
+            seed=seed,
+            dtype=dtype,
+            threads=threads,
+        )
     else:
         chain, save_steps = model, save_grid(float(model.time_per_step), steps, save_every, save_at)
     ensemble = Ensemble(chain, chosen, start, save_steps, seed, dtype)
     ensemble.check()
-    return _collect(ensemble, paths, quantiles=tuple(quantiles), covariance=covariance, keep_paths=keep_paths,
-                    threads=threads, progress=progress, discretisation=discretisation)
+    return _collect(
+        ensemble,
+        paths,
+        quantiles=tuple(quantiles),
+        covariance=covariance,
+        keep_paths=keep_paths,
+        threads=threads,
+        progress=progress,
+        discretisation=discretisation,
+    )
 
 
 def chosen_observables(problem: Problem, observables=None) -> dict[str, Callable]:
@@ -132,8 +156,11 @@ def chosen_observables(problem: Problem, observables=None) -> dict[str, Callable
     if not isinstance(observables, Mapping):
         found = {name: summary.get(name) or _component(name, problem.dim) for name in observables}
         unknown = [name for name, function in found.items() if function is None]
-        require(not unknown, f"observables must be functions by name, or names among {', '.join(summary)} and "
-                             f"x0 … x{problem.dim - 1}: got {unknown}")
+        require(
+            not unknown,
+            f"observables must be functions by name, or names among {', '.join(summary)} and "
+            f"x0 … x{problem.dim - 1}: got {unknown}",
+        )
         return chosen_observables(problem, found)
     require(observables, "observables must name at least one function")
     return dict(observables)
@@ -184,8 +211,10 @@ def save_times(save_at) -> np.ndarray:
     """The times of `save_at`, checked."""
     times = np.asarray(save_at, float)
     require(times.ndim == 1 and times.size > 0, f"save_at must be a list of times: got shape {times.shape}")
-    require(np.isfinite(times).all() and times[0] >= 0 and (np.diff(times) > 0).all(),
-            "save_at must be finite times that start at or after 0 and increase")
+    require(
+        np.isfinite(times).all() and times[0] >= 0 and (np.diff(times) > 0).all(),
+        "save_at must be finite times that start at or after 0 and increase",
+    )
     require(times[-1] > 0, "save_at must reach beyond time 0")
     return times
 
@@ -206,8 +235,18 @@ def _discretise(equation, scheme, dt, save_at, x0, observables, tolerance, *, pa
     scheme.check(equation)
     if dt is None:
         accepted = np.array([(tolerance or {}).get(name, 0.0) for name in observables])
-        found = choose_step(equation, scheme, times, x0, observables, paths=paths, seed=seed, dtype=dtype, threads=threads,
-                            tolerance=accepted)
+        found = choose_step(
+            equation,
+            scheme,
+            times,
+            x0,
+            observables,
+            paths=paths,
+            seed=seed,
+            dtype=dtype,
+            threads=threads,
+            tolerance=accepted,
+        )
     else:
         require_number("dt", dt, minimum=0, exclusive=True)
         found = Discretisation(float(dt))
@@ -219,7 +258,7 @@ def _collect(ensemble, paths, *, quantiles, covariance, keep_paths, threads, pro
     moments, alive, kept, held = None, None, [], 0
     wanted = max(keep_paths, min(paths, QUANTILE_PATHS) if quantiles else 0)
     diverged = np.zeros(len(ensemble.save_steps), np.int64)
-    with _Progress(paths, progress) as bar:
+    with Progress(paths, progress) as bar:
         for values in ensemble.tiles(paths, threads):
             alive = np.logical_and.accumulate(np.isfinite(values).all(axis=2), axis=0)  # once lost, lost
             diverged += (~alive).sum(axis=1)
@@ -273,38 +312,12 @@ def _dataset(ensemble, paths, moments, diverged, whole, quantiles, keep_paths, d
     if quantiles:
         attributes["quantile_paths"] = whole.shape[1]
     if discretisation is not None:
-        attributes |= {"scheme": type(chain.scheme).__name__, "dt": discretisation.dt,
-                       "refinement": json.dumps(discretisation.history)}
+        attributes |= {
+            "scheme": type(chain.scheme).__name__,
+            "dt": discretisation.dt,
+            "refinement": json.dumps(discretisation.history),
+        }
         if discretisation.error is not None:
             variables["discretisation_error"] = (table, discretisation.error)
             variables["discretisation_error_standard_error"] = (table, discretisation.error_standard_error)
     return xr.Dataset(variables, coordinates, attributes)
-
-
-class _Progress:
-    """A progress bar of paths on standard error, where that is a terminal."""
-
-    def __init__(self, total: int, wanted: bool | None):
-        self._total = total
-        self._bar: Any = None
-        self._wanted = sys.stderr.isatty() if wanted is None else wanted
-
-    def __enter__(self):
-        if self._wanted:
-            from rich.console import Console
-            from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-            self._bar = Progress(TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(),
-                                 TimeRemainingColumn(), console=Console(stderr=True), transient=True)
-            self._bar.start()
-            self._task = self._bar.add_task("paths", total=self._total)
-        return self
-
-    def advance(self, paths: int) -> None:
-        if self._bar is not None:
-            self._bar.update(self._task, advance=paths)
-
-    def __exit__(self, *_):
-        if self._bar is not None:
-            self._bar.stop()
-

@@ -5,9 +5,9 @@ the difference D of their means has a small standard error. The step is halved u
 
     |D| <= s.e./3,      s.e. that of the mean over all paths that will be run,
 
-or |D| is below a tolerance that the caller accepts, or D is not significant (Student's quantile for all observables and times at once) and s.e.(D) itself is below s.e./3; a
-pilot too small for that is enlarged. The finer step is used; its own error is D/(2^p − 1), with p the weak order of the
-scheme.
+or |D| is below a tolerance that the caller accepts, or D is not significant (Student's quantile for all observables and
+times at once) and s.e.(D) itself is below s.e./3; a pilot too small for that is enlarged. The finer step is used; its
+own error is D/(2^p − 1), with p the weak order of the scheme.
 """
 
 from __future__ import annotations
@@ -51,13 +51,16 @@ def common_step(times: np.ndarray) -> float:
             b = 0.0 if a - b < tolerance else b  # a multiple but for rounding
         step = a
     gap = np.diff(times, prepend=0.0)
-    require(step > gap[gap > 0].min() / 1000, "save_at has no common step that is not absurdly small beside its gaps: round "
-                                              "the times to a grid")
+    require(
+        step > gap[gap > 0].min() / 1000,
+        "save_at has no common step that is not absurdly small beside its gaps: round the times to a grid",
+    )
     return float(times[-1] / np.rint(times[-1] / step))
 
 
-def choose_step(equation, scheme, times, x0, observables, *, paths, seed, dtype, threads=None,
-                tolerance=0.0) -> Discretisation:
+def choose_step(
+    equation, scheme, times, x0, observables, *, paths, seed, dtype, threads=None, tolerance=0.0
+) -> Discretisation:
     """Find the step size for `simulate`; see the head of this file. `tolerance` is one number an observable."""
     spacing = common_step(times)
     if isinstance(scheme, ExactAffine):
@@ -99,8 +102,11 @@ def choose_step(equation, scheme, times, x0, observables, *, paths, seed, dtype,
         else:
             break
     else:
-        warnings.warn(f"the step size of the SDE was halved to {spacing / (2 * parts):g} and its observables still move: "
-                      "see discretisation_error", stacklevel=4)
+        warnings.warn(
+            f"the step size of the SDE was halved to {spacing / (2 * parts):g} and its observables still move: "
+            "see discretisation_error",
+            stacklevel=4,
+        )
     require(error is not None, "the SDE diverged at every step size tried: see its drift, or give dt")
     order = max(1, int(scheme.weak_order))
     return Discretisation(spacing / (2 * parts), error / (2**order - 1), noise / (2**order - 1), history)

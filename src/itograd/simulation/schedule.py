@@ -65,9 +65,11 @@ class Piecewise(Schedule):
         for factor in self.factors:
             require_number("each of factors", factor, minimum=0)
         require((np.diff(self.boundaries) > 0).all(), f"boundaries must increase: got {self.boundaries}")
-        require(len(self.factors) == len(self.boundaries) + 1,
-                f"factors must be one more than boundaries: got {len(self.factors)} factors for "
-                f"{len(self.boundaries)} boundaries")
+        require(
+            len(self.factors) == len(self.boundaries) + 1,
+            f"factors must be one more than boundaries: got {len(self.factors)} factors for "
+            f"{len(self.boundaries)} boundaries",
+        )
 
     def shape(self, t):
         reached = jnp.asarray(t, float) * (1 + _CLOCK_ROUNDING) >= jnp.asarray(self.boundaries, float)

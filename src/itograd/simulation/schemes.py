@@ -30,7 +30,7 @@ def _add(y, dy):
 
 
 class Scheme(eqx.Module):
-    """One step of a discretised SDE. `z` is the standardised increment of the Brownian motion, W(t+dt)−W(t) over √dt."""
+    """One step of a discretised SDE; z is the standardised increment of the Brownian motion, (W(t+dt) − W(t))/√dt."""
 
     weak_order: ClassVar[int]
 
@@ -75,16 +75,17 @@ class HeunDrift(Scheme):
 
         Ȳ = Y + a dt + b ΔW,      Y' = Y + (a(t, Y) + a(t+dt, Ȳ)) dt/2 + b ΔW
 
-    Weak order 1, with error O(dt² + ε dt) for noise of variance ε: for the small noise of a finite sum the drift is what
-    costs, and here it is second order (theory, amendment 15).
+    Weak order 1, with error O(dt² + ε dt) for noise of variance ε: for the small noise of a finite sum the drift is
+    what costs, and here it is second order (theory, amendment 15).
     """
 
     weak_order: ClassVar[int] = 1
 
     def step(self, equation, t, y, dt, z, draws):
         predictor = _add(y, equation.increment(t, y, dt, z))
-        correction = jax.tree.map(lambda late, early: (late - early) * dt / 2,
-                                  equation.drift(t + dt, predictor), equation.drift(t, y))
+        correction = jax.tree.map(
+            lambda late, early: (late - early) * dt / 2, equation.drift(t + dt, predictor), equation.drift(t, y)
+        )
         return _add(predictor, correction)
 
 
@@ -98,9 +99,11 @@ class WeakOrder2(Scheme):
     weak_order: ClassVar[int] = 2
 
     def check(self, equation):
-        require(equation.noise_dim <= MAX_COLUMNS,
-                f"WeakOrder2 needs an explicit noise matrix of at most {MAX_COLUMNS} columns: this equation has "
-                f"{equation.noise_dim}; use HeunDrift")
+        require(
+            equation.noise_dim <= MAX_COLUMNS,
+            f"WeakOrder2 needs an explicit noise matrix of at most {MAX_COLUMNS} columns: this equation has "
+            f"{equation.noise_dim}; use HeunDrift",
+        )
 
     def increments(self, draws, dim):
         return draws.three_point((dim,))
@@ -152,9 +155,11 @@ class ExactAffine(Scheme):
     law: tuple[np.ndarray, np.ndarray, np.ndarray] | None = None  # (Φ, φ, L), made by `prepared`
 
     def check(self, equation):
-        for holds, reason in ((equation.is_affine, "the drift is not affine"),
-                              (equation.has_additive_noise, "the noise depends on the state"),
-                              (equation.is_autonomous, "the coefficients depend on time")):
+        for holds, reason in (
+            (equation.is_affine, "the drift is not affine"),
+            (equation.has_additive_noise, "the noise depends on the state"),
+            (equation.is_autonomous, "the coefficients depend on time"),
+        ):
             require(holds, f"ExactAffine cannot take this equation: {reason}; use EulerMaruyama or WeakOrder2")
 
     def prepared(self, equation, dt):
