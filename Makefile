@@ -25,10 +25,10 @@ demo: $(VENV)/ready
 	$(BIN)/itograd check --output itograd-check
 
 test: $(VENV)/ready-test
-	$(BIN)/pytest -m "not slow"
+	$(BIN)/pytest -n auto -m "not slow"
 
 test-slow: $(VENV)/ready-test
-	$(BIN)/pytest -m slow
+	$(BIN)/pytest -s -m slow
 
 lint: $(VENV)/ready-lint
 	$(BIN)/ruff check .
