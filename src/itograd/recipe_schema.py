@@ -104,6 +104,8 @@ class ProblemSection(Section):
 
 
 class DigitsProblem(ProblemSection):
+    """scikit-learn's digits: `itograd.problems.digits`."""
+
     kind: Literal["digits"]
     model: Literal["softmax", "mlp"] | None = None
     preset: Literal["S7"] | None = None
@@ -116,6 +118,8 @@ class DigitsProblem(ProblemSection):
 
 
 class QuadraticProblem(ProblemSection):
+    """`itograd.problems.Quadratic`."""
+
     kind: Literal["quadratic"]
     hessian: Numbers
     noise_covariance: Numbers
@@ -125,6 +129,8 @@ class QuadraticProblem(ProblemSection):
 
 
 class LinearRegressionProblem(ProblemSection):
+    """`itograd.problems.LinearRegression`."""
+
     kind: Literal["linear_regression"]
     features: Numbers
     targets: Numbers
@@ -134,6 +140,8 @@ class LinearRegressionProblem(ProblemSection):
 
 
 class RayleighProblem(ProblemSection):
+    """`itograd.problems.Rayleigh`."""
+
     kind: Literal["rayleigh"]
     dim: Annotated[int, Field(ge=2)] | None = None
     samples: Count | None = None
@@ -143,17 +151,23 @@ class RayleighProblem(ProblemSection):
 
 
 class CircleProblem(ProblemSection):
+    """`itograd.problems.Circle`."""
+
     kind: Literal["circle"]
     noise: NoiseLaw | None = None
     batch_size: Count | None = None
 
 
 class DoubleWellProblem(CircleProblem):
+    """`itograd.problems.DoubleWell`."""
+
     kind: Literal["double_well"]  # type: ignore[assignment]
     noise_std: NotNegative | None = None
 
 
 class FlatSharpProblem(CircleProblem):
+    """`itograd.problems.FlatSharp`."""
+
     kind: Literal["flat_sharp"]  # type: ignore[assignment]
     tilt: float | None = None
     noise_std: NotNegative | None = None
@@ -203,23 +217,31 @@ class ScheduleSection(Section):
 
 
 class CosineSchedule(ScheduleSection):
+    """`itograd.schedules.Cosine`."""
+
     kind: Literal["cosine"]
     duration: Positive
     final: NotNegative | None = None
 
 
 class WarmupSchedule(ScheduleSection):
+    """`itograd.schedules.Warmup`."""
+
     kind: Literal["warmup"]
     duration: Positive
     initial: Annotated[float, Field(ge=0, le=1)] | None = None
 
 
 class ExponentialSchedule(ScheduleSection):
+    """`itograd.schedules.Exponential`."""
+
     kind: Literal["exponential"]
     rate: float
 
 
 class PiecewiseSchedule(ScheduleSection):
+    """`itograd.schedules.Piecewise`."""
+
     kind: Literal["piecewise"]
     boundaries: list[Positive]
     factors: list[NotNegative]
@@ -303,16 +325,22 @@ class OptimizerSection(Section):
 
 
 class SGDOptimizer(OptimizerSection):
+    """`itograd.SGD`."""
+
     name: Literal["sgd"]
 
 
 class MomentumOptimizer(OptimizerSection):
+    """`itograd.Momentum`."""
+
     name: Literal["momentum"]
     momentum: MomentumRate | None = None  # type: ignore[valid-type]
     clock: Literal["overdamped", "underdamped"] | None = None
 
 
 class NesterovOptimizer(OptimizerSection):
+    """`itograd.Nesterov`, or with momentum = "increasing" `itograd.IncreasingNesterov`."""
+
     name: Literal["nesterov"]
     momentum: NesterovRate | None = None  # type: ignore[valid-type]
     clock: Literal["overdamped", "underdamped"] | None = None

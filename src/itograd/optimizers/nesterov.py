@@ -31,7 +31,30 @@ def nesterov_step(y, q, gradient, *, rate, momentum, next_momentum, weight_decay
     return y - rate * (d + next_momentum * q), q, y - rate * d
 
 
-class Nesterov(MomentumMethod):
+class TwoPointMethod(Optimizer):
+    """What the methods with the state (y, Q, x) share: the gradient is read at y, and `point` says what is observed."""
+
+    point: eqx.AbstractVar[str]
+
+    def __check_init__(self):
+        require_choice("point", self.point, POINTS)
+
+    @property
+    def is_affine(self):
+        return True
+
+    def init(self, x0):
+        return x0, 0 * x0, x0
+
+    def read(self, state):
+        return state[0]
+
+    def observe(self, state):
+        y, _, x = state
+        return y if self.point == "lookahead" else x
+
+
+class Nesterov(TwoPointMethod, MomentumMethod):
     """Nesterov's momentum; for constant μ `torch.optim.SGD(lr=η, momentum=μ, nesterov=True, weight_decay=λ)`.
 
     `momentum` is a number in (−1, 1), or a schedule (underdamped clock only); for (k−1)/(k+2) see
@@ -47,22 +70,10 @@ class Nesterov(MomentumMethod):
     clock: str = eqx.field(static=True, default="overdamped")
     point: str = eqx.field(static=True, default="lookahead")
 
-    def __check_init__(self):
-        require_choice("point", self.point, POINTS)
-
     @staticmethod
     def increasing(learning_rate: Hyperparameter, weight_decay: float = 0.0, point: str = "lookahead"):
         """Nesterov's momentum with μ_k = (k−1)/(k+2)."""
-        return IncreasingNesterov(learning_rate, weight_decay, point)
-
-    def init(self, x0):
-        return x0, 0 * x0, x0
-
-    def read(self, state):
-        return state[0]
-
-    def observe(self, state):
-        return state[POINTS.index(self.point) * 2]
+        return IncreasingNesterov(learning_rate=learning_rate, weight_decay=weight_decay, point=point)
 
     def update(self, state, k, gradient):
         y, q, _ = state
@@ -89,7 +100,7 @@ class Nesterov(MomentumMethod):
         return Nesterov(rate, momentum, self.weight_decay, self.clock, self.point)
 
 
-class IncreasingNesterov(Optimizer):
+class IncreasingNesterov(TwoPointMethod):
     """Nesterov's momentum with μ_k = (k−1)/(k+2), in the clock t = k√η.
 
     Its SDE (order 1; Su, Boyd, Candès 2014, with the noise of theory 3.4; no order-2 equation is given, since
@@ -106,24 +117,10 @@ class IncreasingNesterov(Optimizer):
     def __check_init__(self):
         require_number("learning_rate", base(self.learning_rate), minimum=0, exclusive=True)
         require_number("weight_decay", self.weight_decay, minimum=0)
-        require_choice("point", self.point, POINTS)
 
     @property
     def time_per_step(self):
         return base(self.learning_rate) ** 0.5
-
-    @property
-    def is_affine(self):
-        return True
-
-    def init(self, x0):
-        return x0, 0 * x0, x0
-
-    def read(self, state):
-        return state[0]
-
-    def observe(self, state):
-        return state[POINTS.index(self.point) * 2]
 
     def update(self, state, k, gradient):
         y, q, _ = state
@@ -150,4 +147,4 @@ class IncreasingNesterov(Optimizer):
     def scaled(self, batch_factor):
         require_number("batch_factor", batch_factor, minimum=0, exclusive=True)
         rate = rebased(self.learning_rate, base(self.learning_rate) * batch_factor**2)
-        return IncreasingNesterov(rate, self.weight_decay, self.point)
+        return IncreasingNesterov(learning_rate=rate, weight_decay=self.weight_decay, point=self.point)

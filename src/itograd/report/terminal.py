@@ -119,12 +119,13 @@ def _noise(found: dict[str, Any], console: Console) -> None:
     settled = found["batch_size_room"]["equilibrium"]
     if settled is not None:
         table.add_row(
-            "equilibrium",
+            "equilibrium*",
             with_error(*settled["squared_gradient"]),
             with_error(*settled["noise_trace"]),
             number(settled["simple_noise_scale"]),
             interval(settled["simple_noise_scale_interval"]),
         )
+        notes.append("* averages over a long run; |∇L|² without the gradient of the decay")
     if table.row_count:
         console.print(table)
         _line(console, simple_scale_sentence(found))

@@ -88,9 +88,11 @@ class Ensemble:
                 values = np.asarray(call(np.uint32(number * self.tile), targets))
             return values[:, : min(self.tile, paths - number * self.tile)]
 
-        run(0, np.zeros_like(steps))  # compiles, and makes no step
         pool = ThreadPoolExecutor(min(threads or available_cores(), count))
         try:
+            # Compiles, and makes no step. Like all else it runs in the pool, so that an interrupt, which Python
+            # raises in the main thread, never strikes inside of the compiler.
+            pool.submit(run, 0, np.zeros_like(steps)).result()
             ahead = [pool.submit(run, number) for number in range(count)]
             for number in range(count):
                 yield ahead[number].result()
