@@ -118,18 +118,9 @@ def simulate(
 
     discretisation = None
     if isinstance(model, ModifiedEquation):
+        how = {"paths": paths, "seed": seed, "dtype": dtype, "threads": threads, "progress": progress}
         chain, save_steps, discretisation = _discretise(
-            model,
-            scheme,
-            dt,
-            save_at,
-            start,
-            chosen,
-            discretisation_tolerance,
-            paths=paths,
-            seed=seed,
-            dtype=dtype,
-            threads=threads,
+            model, scheme, dt, save_at, start, chosen, discretisation_tolerance, how
         )
     else:
         chain, save_steps = model, save_grid(float(model.time_per_step), steps, save_every, save_at)
@@ -228,25 +219,14 @@ def _on_grid(times: np.ndarray, step: float, owner: str) -> np.ndarray:
     return whole.astype(np.int64)
 
 
-def _discretise(equation, scheme, dt, save_at, x0, observables, tolerance, *, paths, seed, dtype, threads):
+def _discretise(equation, scheme, dt, save_at, x0, observables, tolerance, how):
     require(save_at is not None, "a modified equation needs the times `save_at`")
     times = save_times(save_at)
     scheme = default_scheme(equation) if scheme is None else scheme
     scheme.check(equation)
     if dt is None:
         accepted = np.array([(tolerance or {}).get(name, 0.0) for name in observables])
-        found = choose_step(
-            equation,
-            scheme,
-            times,
-            x0,
-            observables,
-            paths=paths,
-            seed=seed,
-            dtype=dtype,
-            threads=threads,
-            tolerance=accepted,
-        )
+        found = choose_step(equation, scheme, times, x0, observables, tolerance=accepted, **how)
     else:
         require_number("dt", dt, minimum=0, exclusive=True)
         found = Discretisation(float(dt))

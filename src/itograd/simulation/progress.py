@@ -9,8 +9,8 @@ from typing import Any
 class Progress:
     """A progress bar of paths on standard error, where that is a terminal."""
 
-    def __init__(self, total: int, wanted: bool | None):
-        self._total = total
+    def __init__(self, total: int, wanted: bool | None, what: str = "paths"):
+        self._total, self._what = total, what
         self._bar: Any = None
         self._wanted = sys.stderr.isatty() if wanted is None else wanted
 
@@ -28,7 +28,7 @@ class Progress:
                 transient=True,
             )
             self._bar.start()
-            self._task = self._bar.add_task("paths", total=self._total)
+            self._task = self._bar.add_task(self._what, total=self._total)
         return self
 
     def advance(self, paths: int) -> None:

@@ -19,6 +19,7 @@ import numpy as np
 from scipy import stats
 
 from itograd.simulation.engine import Ensemble, tile_size
+from itograd.simulation.progress import Progress
 from itograd.simulation.schemes import DiscretisedEquation, ExactAffine
 from itograd.validation import require
 
@@ -59,7 +60,7 @@ def common_step(times: np.ndarray) -> float:
 
 
 def choose_step(
-    equation, scheme, times, x0, observables, *, paths, seed, dtype, threads=None, tolerance=0.0
+    equation, scheme, times, x0, observables, *, paths, seed, dtype, threads=None, progress=False, tolerance=0.0
 ) -> Discretisation:
     """Find the step size for `simulate`; see the head of this file. `tolerance` is one number an observable."""
     spacing = common_step(times)
@@ -71,18 +72,23 @@ def choose_step(
     parts = int(np.ceil(spacing / max(equation.time_per_step, times[-1] / 128)))
     history: list[dict] = []
 
-    def values(count, merged):
+    def observed(count, merged):
         dt = spacing / count
         chain = DiscretisedEquation(equation, scheme, dt, merged)
         ensemble = Ensemble(chain, observables, x0, np.rint(times / dt).astype(np.int64), seed, dtype)
         if not history:
             ensemble.check()
-        return np.concatenate(list(ensemble.tiles(pilot, threads)), axis=1).astype(float)
+        tiles = []
+        with Progress(pilot, progress, f"choosing dt: {dt:.3g}") as bar:
+            for values in ensemble.tiles(pilot, threads):
+                tiles.append(values)
+                bar.advance(values.shape[1])
+        return np.concatenate(tiles, axis=1).astype(float)
 
     error = None
     while len(history) < MAX_TRIALS:
-        fine = values(2 * parts, 1)
-        difference = values(parts, 2) - fine
+        fine = observed(2 * parts, 1)
+        difference = observed(parts, 2) - fine
         usable = np.isfinite(difference).all(axis=(0, 2))  # the two must be compared on the same paths
         history.append({"dt": spacing / parts, "paths": pilot, "lost": int((~usable).sum())})
         if usable.mean() < 0.5 or usable.sum() < 2:
