@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import scipy.stats
 
 import itograd as ig
 from itograd.analysis.assumption import FAILS, HOLDS, OPEN
@@ -88,6 +89,21 @@ def test_the_band_is_simultaneous_over_times_and_observables():
         z = np.abs(error["weak_error"].values[1:] / error["standard_error"].values[1:]).max()
         missed += z > band(error, 0.95)
     assert missed <= 12  # Bonferroni is conservative; 13 of 100 has a chance of 1e-3 at 5 %
+
+
+def test_a_row_holds_the_band_of_its_largest_error():
+    result = verdict(rate=0.05)
+    error, scale = result.errors["total"], observable_scale(result.flow)[0]
+    e, s, d, sd = (
+        np.abs(error[name].values[:, 0])
+        for name in ("weak_error", "standard_error", "discretisation_error", "discretisation_error_standard_error")
+    )
+    at = e.argmax()
+    half = band(error, 0.95) * np.hypot(s, sd)[at] + d[at]
+    row = rows(result)["weak error of x0"]
+    assert row.measured == pytest.approx(e[at] / scale)
+    assert row.interval == pytest.approx((max(e[at] - half, 0) / scale, (e[at] + half) / scale))
+    assert band(error, 0.95) == pytest.approx(scipy.stats.norm.ppf(1 - 0.05 / (2 * 10)))  # ten times after 0
 
 
 def test_the_scale_is_the_range_or_the_spread():

@@ -42,6 +42,12 @@ def test_the_standard_error_has_the_spread_it_claims():
     np.testing.assert_allclose(last.std(axis=0, ddof=1), claimed, rtol=0.4)
 
 
+def test_the_standard_errors_of_both_results_add_in_squares():
+    a, b = runs(paths=50), flow(paths=200)
+    expected = a["mean_standard_error"].values ** 2 + b["mean_standard_error"].values ** 2
+    np.testing.assert_allclose(ig.weak_error(a, b)["standard_error"].values ** 2, expected, rtol=1e-12)
+
+
 def test_only_shared_times_are_compared():
     error = ig.weak_error(runs(), flow(save_at=[0.0, 1.0, 3.0]))
     np.testing.assert_allclose(error.time, [0, 1, 3])

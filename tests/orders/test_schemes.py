@@ -113,6 +113,16 @@ def test_weak_order_with_non_commuting_noise_in_two_dimensions(scheme, order):
     assert scheme.weak_order == order
 
 
+def test_heun_is_of_second_order_in_the_drift():
+    still = ig.modified_equation(ig.SGD(0.1), ig.problems.DoubleWell(noise_std=0.0))
+    exact = 1 / np.sqrt(1 + 3 * np.exp(-2.0))  # x' = x − x³ from 1/2, at time 1
+    steps = np.array([8, 16, 32, 64])
+    options = {"x0": [0.5], "save_at": [1.0], "paths": 2, "dtype": "float64"}
+    for scheme, order in ((EulerMaruyama(), 1), (HeunDrift(), 2)):
+        ends = [flow(still, scheme=scheme, dt=1 / n, **options)["mean"].values[-1, 0] for n in steps]
+        assert ig.fit_weak_order(1 / steps, np.array(ends) - exact).local[-1] == pytest.approx(order, abs=0.05)
+
+
 def test_coarse_and_fine_discretisations_follow_the_same_brownian_path():
     sde = ig.modified_equation(ig.SGD(0.2), PLANE)
     values = []
