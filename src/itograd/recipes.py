@@ -195,7 +195,7 @@ def _shown(value: Any) -> str:
 
 def _build(name: str, text: str, document: dict[str, Any], sections: RecipeFile, folder: Path) -> Recipe:
     from itograd.optimizers.optimizer import modified_equation
-    from itograd.simulation.ensemble import chosen_observables
+    from itograd.simulation.observables import chosen_observables
 
     problem_section, optimizer_section, run, scale = sections.problem, sections.optimizer, sections.run, sections.scale
     problems: list[str] = []

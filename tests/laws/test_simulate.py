@@ -107,6 +107,17 @@ def test_a_result_survives_netcdf(tmp_path):
     assert again.attrs == runs.attrs
 
 
+def test_a_result_knows_its_recipe():
+    prints = {run(paths=2, keep_paths=0).attrs["fingerprint"] for _ in range(2)}
+    for optimizer, problem in (
+        (ig.SGD(0.1000001), Q),
+        (SGD, ig.problems.Quadratic(Q.hessian + 1e-9 * np.eye(2), [[1.0, 0.3], [0.3, 0.5]], "skewed")),
+        (SGD, ig.problems.Quadratic(Q.hessian, [[1.0, 0.3], [0.3, 0.5]])),
+    ):
+        prints.add(ig.simulate(optimizer, problem, x0=X0, steps=2, paths=2, progress=False).attrs["fingerprint"])
+    assert len(prints) == 4
+
+
 def test_an_unwritable_result_leaves_nothing(tmp_path):
     with pytest.raises(OSError, match="does not exist"):
         ig.save(run(), tmp_path / "nowhere" / "runs.nc")

@@ -7,7 +7,6 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import equinox as eqx
 import jax
 import numpy as np
 import xarray as xr
@@ -17,14 +16,15 @@ from itograd.problems.problem import Problem
 from itograd.simulation.chain import Chain
 from itograd.simulation.engine import Ensemble
 from itograd.simulation.equation import ModifiedEquation
+from itograd.simulation.observables import chosen_observables
 from itograd.simulation.precision import DTYPES
 from itograd.simulation.progress import Progress
 from itograd.simulation.refinement import Discretisation, choose_step
+from itograd.simulation.result import fingerprint
 from itograd.simulation.schemes import DiscretisedEquation, Scheme, default_scheme
 from itograd.simulation.statistics import Moments
 from itograd.validation import require, require_choice, require_count, require_number
 
-MAX_COMPONENTS = 32
 QUANTILE_PATHS = 65_536
 
 
@@ -138,44 +138,6 @@ def simulate(
     )
 
 
-def chosen_observables(problem: Problem, observables=None) -> dict[str, Callable]:
-    """The observables that the argument of `simulate` of this name stands for, by name."""
-    summary = {"loss": problem.loss, "squared_norm": squared_norm, **problem.observables()}
-    if observables is None:
-        few = problem.dim <= MAX_COMPONENTS
-        return {f"x{i}": Component(i) for i in range(problem.dim)} if few else summary
-    if not isinstance(observables, Mapping):
-        found = {name: summary.get(name) or _component(name, problem.dim) for name in observables}
-        unknown = [name for name, function in found.items() if function is None]
-        require(
-            not unknown,
-            f"observables must be functions by name, or names among {', '.join(summary)} and "
-            f"x0 … x{problem.dim - 1}: got {unknown}",
-        )
-        return chosen_observables(problem, found)
-    require(observables, "observables must name at least one function")
-    return dict(observables)
-
-
-def _component(name, dim: int) -> Callable | None:
-    number = name[1:] if isinstance(name, str) and name.startswith("x") else ""
-    return Component(int(number)) if number.isdecimal() and int(number) < dim else None
-
-
-class Component(eqx.Module):
-    """The observable x_i."""
-
-    index: int = eqx.field(static=True)
-
-    def __call__(self, x):
-        return x[self.index]
-
-
-def squared_norm(x):
-    """The observable |x|²."""
-    return x @ x
-
-
 def _starting_point(x0, problem: Problem):
     if callable(x0):
         return x0
@@ -280,6 +242,7 @@ def _dataset(ensemble, paths, moments, diverged, whole, quantiles, keep_paths, d
     attributes = {
         "model": repr(getattr(chain, "optimizer", getattr(chain, "equation", chain))),
         "problem": repr(chain.problem),
+        "fingerprint": fingerprint(chain),
         "seed": str(ensemble.seed),
         "paths": paths,
         "dtype": ensemble.dtype,
