@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import itograd as ig
 from itograd.problems import (
     Circle,
     DoubleWell,
@@ -314,3 +315,27 @@ def test_the_noise_of_the_rayleigh_quotient_is_a_hundred_times_its_signal():
     noise = np.mean([trace(problem, x) for x in points])
     signal = np.mean([np.sum(np.square(gradient(problem, x))) for x in points])
     assert 80 < noise / signal < 120
+
+
+OUTSIDE = np.linspace(0.5, 1.5, 3)
+
+
+def test_a_loss_may_use_arrays_from_outside_in_both_precisions():
+    """jax alone fails here: it remembers the float32 copy of an array by the identity of the array."""
+    data, shift = np.random.default_rng(0).normal(size=(20, 3)), np.array([0.1, 0.2, 0.3])
+
+    def loss(w, a):
+        return jnp.sum(OUTSIDE * (w - a - shift) ** 2)
+
+    problem = FiniteSum(loss, data, params=np.zeros(3), batch_size=4, observables={"far": lambda w: jnp.sum(w * shift)})
+    names = {"weighted": lambda x: jnp.sum(x * OUTSIDE), **problem.observables()}
+    ends = {}
+    for dtype in ("float32", "float64", "float32"):
+        runs = ig.simulate(ig.SGD(0.1), problem, steps=5, paths=64, observables=names, dtype=dtype, progress=False)
+        ends[dtype] = runs["mean"].values[-1]
+        exact = (-2 * OUTSIDE * (data + shift)).mean(axis=0)
+        assert ig.noise_scale(problem, np.zeros(3), batches=64).squared_gradient == pytest.approx(
+            exact @ exact, rel=0.3
+        )
+    np.testing.assert_allclose(ends["float32"], ends["float64"], rtol=1e-4)
+    assert hash(problem.example_loss) == hash(FiniteSum(loss, data, params=np.zeros(3)).example_loss)

@@ -26,6 +26,7 @@ from itograd.problems.layout import Layout
 from itograd.problems.problem import Problem
 from itograd.problems.sampling import SAMPLINGS, batch_indices, covariance_factor
 from itograd.simulation.draws import Draws
+from itograd.simulation.precision import portable
 from itograd.validation import require, require_choice, require_count, require_number
 
 # Σ is formed as a matrix up to this dimension (32 MB in float64). Where only a sum over the examples'
@@ -44,9 +45,8 @@ class FiniteSum(Problem):
     `observables` are scalar functions of params, by name.
 
     `sampling` is "with_replacement" (what the SDEs assume; B may exceed N), "without_replacement" or
-    "reshuffling": see `itograd.problems.sampling`. NumPy arrays that the loss takes from outside belong into
-    `data`, or into a `jnp.asarray` where they are used: jax converts them once, by their identity, and fails
-    where a problem is used in float32 and in float64 (jax 0.10.2).
+    "reshuffling": see `itograd.problems.sampling`. NumPy arrays that the loss itself takes from outside are
+    copied when the problem is made (`itograd.simulation.precision.portable`).
 
     Raises TypeError or ValueError, naming the leaf, where data or params are not as said, where the loss does
     not return a real scalar, or where a batch without replacement is larger than the data set.
@@ -83,8 +83,8 @@ class FiniteSum(Problem):
         self.l2, self.scheme = float(l2), sampling
         _check_batch(batch_size, sampling, self.dataset_size)
         self.batch_size = int(batch_size)
-        self.example_loss = loss
-        self.user_observables = tuple((observables or {}).items())
+        self.example_loss = portable(loss)
+        self.user_observables = tuple((name, portable(function)) for name, function in (observables or {}).items())
         x = jax.ShapeDtypeStruct(self.start.shape, jnp.result_type(float))
         template = jax.eval_shape(self.layout.unflatten, x)
         example = jax.eval_shape(partial(_examples, self.data), 0)

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 import equinox as eqx
 
 from itograd.problems.problem import Problem
+from itograd.simulation.precision import portable
 from itograd.validation import require
 
 MAX_COMPONENTS = 32
@@ -28,7 +29,7 @@ def chosen_observables(problem: Problem, observables=None) -> dict[str, Callable
         )
         return chosen_observables(problem, found)
     require(observables, "observables must name at least one function")
-    return dict(observables)
+    return {name: portable(function) for name, function in observables.items()}
 
 
 def _component(name, dim: int) -> Callable | None:

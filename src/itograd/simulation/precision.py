@@ -1,7 +1,14 @@
-"""Float64 inside a block, without touching the process's own JAX configuration (the context is thread-local)."""
+"""Float32 and float64 side by side, without touching the process's own JAX configuration.
+
+The precision is a context, and thread-local. Two things make a user's objects fit both: `as_traced` for the numbers of
+a pytree, `portable` for the arrays that a function takes from outside its body.
+"""
 
 from __future__ import annotations
 
+import inspect
+import types
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 
 import jax
@@ -37,3 +44,53 @@ def as_traced(tree, dtype: str):
         return leaf
 
     return jax.tree.map(cast, tree)
+
+
+def portable(function: Callable) -> Callable:
+    """The function, fit to be traced in both precisions even if it uses NumPy arrays from outside its body.
+
+    jax converts such an array to its precision of the moment and remembers the result by the identity of the array, so
+    that a loss once traced in float32 fails in float64 (jax 0.10.2). Here each precision has copies of its own. Arrays
+    that are reached through other objects, or through functions that the function calls, are not seen.
+
+    >>> weights = np.array([1.0, 2.0])
+    >>> portable(lambda x: x @ weights)(jnp.ones(2)).item()
+    3.0
+    """
+    if not inspect.isfunction(function):
+        return function
+    variables = inspect.getclosurevars(function)
+    outside = {**variables.globals, **variables.nonlocals}
+    arrays = {name: value for name, value in outside.items() if isinstance(value, np.ndarray)}
+    return _Portable(function, arrays) if arrays else function
+
+
+class _Portable:
+    """A function with copies, one a precision, of the arrays that it takes from outside."""
+
+    def __init__(self, function: types.FunctionType, arrays: dict[str, np.ndarray]):
+        self.function = function
+        self._versions = {dtype: _with_copies(function, arrays) for dtype in DTYPES}
+        self.__name__, self.__qualname__ = function.__name__, function.__qualname__
+
+    def __call__(self, *arguments):
+        return self._versions[str(jnp.result_type(float))](*arguments)
+
+    def __eq__(self, other):
+        return isinstance(other, _Portable) and self.function == other.function
+
+    def __hash__(self):
+        return hash(self.function)
+
+
+def _with_copies(function: types.FunctionType, arrays: dict[str, np.ndarray]) -> types.FunctionType:
+    copies = {name: value.copy() for name, value in arrays.items()}
+    cells = tuple(
+        types.CellType(copies[name]) if name in copies else cell
+        for name, cell in zip(function.__code__.co_freevars, function.__closure__ or ())
+    )
+    copy = types.FunctionType(
+        function.__code__, {**function.__globals__, **copies}, function.__name__, function.__defaults__, cells
+    )
+    copy.__kwdefaults__ = function.__kwdefaults__
+    return copy
