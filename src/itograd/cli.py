@@ -89,9 +89,11 @@ def check(
     target = output or (None if as_json else Path(DEFAULT_OUTPUT))
     from itograd.check import check as run_check
     from itograd.report.folder import ResultFolder, write_results
+    from itograd.simulation.interrupt import deferred, safe_point
 
-    with ResultFolder(target) if target else nullcontext() as folder:
+    with deferred(), ResultFolder(target) if target else nullcontext() as folder:
         result = run_check(found, progress)
+        safe_point()
         if folder:
             write_results(result, folder.staging)
             folder.commit()

@@ -22,6 +22,7 @@ from scipy import stats
 from itograd.problems.problem import Amplified, GaussianNoise, Problem
 from itograd.problems.sampling import covariance_factor
 from itograd.simulation.draws import Draws, path_key, seed_words
+from itograd.simulation.interrupt import safe_point
 from itograd.simulation.precision import as_traced, double
 from itograd.validation import require, require_count, require_number
 
@@ -197,6 +198,7 @@ def batch_gradients(problem: Problem, point: np.ndarray, batches: int, seed: int
     with double():
         exact, at = as_traced((problem, point), "float64")
     for first in range(0, batches, chunk):
+        safe_point()
         with double():  # not around the loop: the caller's code runs between two chunks
             paths = jnp.asarray(first + np.arange(chunk), jnp.uint32)
             gradients = np.asarray(_gradients(exact, at, seed_words(seed), paths))[: batches - first]

@@ -22,6 +22,7 @@ from jax import lax
 
 from itograd.simulation.chain import Chain
 from itograd.simulation.draws import INITIAL, Draws, path_key, seed_words
+from itograd.simulation.interrupt import wait_for
 from itograd.simulation.precision import as_traced, precision
 from itograd.validation import require
 
@@ -90,12 +91,11 @@ class Ensemble:
 
         pool = ThreadPoolExecutor(min(threads or available_cores(), count))
         try:
-            # Compiles, and makes no step. Like all else it runs in the pool, so that an interrupt, which Python
-            # raises in the main thread, never strikes inside of the compiler.
-            pool.submit(run, 0, np.zeros_like(steps)).result()
+            # Compiles, and makes no step; like all else in the pool, while the main thread waits for interrupts.
+            wait_for(pool.submit(run, 0, np.zeros_like(steps)))
             ahead = [pool.submit(run, number) for number in range(count)]
             for number in range(count):
-                yield ahead[number].result()
+                yield wait_for(ahead[number])
                 ahead[number] = None  # type: ignore[call-overload]
         finally:
             pool.shutdown(wait=True, cancel_futures=True)

@@ -1,0 +1,49 @@
+"""Interrupts wait for safe points, and are never lost there."""
+
+import os
+import signal
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from itograd.simulation.interrupt import deferred, safe_point, wait_for
+
+
+def interrupt():
+    os.kill(os.getpid(), signal.SIGINT)
+
+
+def test_an_interrupt_waits_for_a_safe_point():
+    reached = []
+    with pytest.raises(KeyboardInterrupt), deferred():
+        interrupt()
+        reached.append("after")
+        safe_point()
+        reached.append("never")
+    assert reached == ["after"]
+    safe_point()  # nothing waits any more
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_a_second_interrupt_does_not_wait():
+    reached = []
+    with pytest.raises(KeyboardInterrupt), deferred():
+        interrupt()
+        reached.append("first")
+        interrupt()
+        reached.append("second")
+    assert reached == ["first"]
+
+
+def test_waiting_is_a_safe_point_and_gives_the_result_or_the_error():
+    with ThreadPoolExecutor(1) as pool:
+        assert wait_for(pool.submit(lambda: 3)) == 3
+        with pytest.raises(TimeoutError, match="the task's own"):
+            wait_for(pool.submit(_fail))
+        with pytest.raises(KeyboardInterrupt), deferred():
+            interrupt()
+            wait_for(pool.submit(lambda: 3))
+
+
+def _fail():
+    raise TimeoutError("the task's own")
