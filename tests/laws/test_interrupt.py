@@ -15,11 +15,16 @@ def interrupt():
 
 def test_an_interrupt_waits_for_a_safe_point():
     reached = []
-    with pytest.raises(KeyboardInterrupt), deferred():
-        interrupt()
-        reached.append("after")
-        safe_point()
-        reached.append("never")
+
+    def work():
+        with deferred():
+            interrupt()
+            reached.append("after")
+            safe_point()
+            reached.append("never")
+
+    with pytest.raises(KeyboardInterrupt):
+        work()
     assert reached == ["after"]
     safe_point()  # nothing waits any more
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
@@ -27,22 +32,31 @@ def test_an_interrupt_waits_for_a_safe_point():
 
 def test_a_second_interrupt_does_not_wait():
     reached = []
-    with pytest.raises(KeyboardInterrupt), deferred():
-        interrupt()
-        reached.append("first")
-        interrupt()
-        reached.append("second")
+
+    def work():
+        with deferred():
+            interrupt()
+            reached.append("first")
+            interrupt()
+            reached.append("second")
+
+    with pytest.raises(KeyboardInterrupt):
+        work()
     assert reached == ["first"]
 
 
 def test_waiting_is_a_safe_point_and_gives_the_result_or_the_error():
+    def work(pool):
+        with deferred():
+            interrupt()
+            wait_for(pool.submit(lambda: 3))
+
     with ThreadPoolExecutor(1) as pool:
         assert wait_for(pool.submit(lambda: 3)) == 3
         with pytest.raises(TimeoutError, match="the task's own"):
             wait_for(pool.submit(_fail))
-        with pytest.raises(KeyboardInterrupt), deferred():
-            interrupt()
-            wait_for(pool.submit(lambda: 3))
+        with pytest.raises(KeyboardInterrupt):
+            work(pool)
 
 
 def _fail():
