@@ -1,7 +1,7 @@
 """Interrupts at safe points.
 
-Python raises KeyboardInterrupt wherever the main thread happens to be. Inside of a callback of the compiler that is
-lost, or worse. Within `deferred`, the first interrupt waits for the next `safe_point`; a second one does not wait.
+Python raises KeyboardInterrupt wherever the main thread happens to be; inside of the compiler that has ended in a
+segmentation fault. Within `deferred`, the first interrupt waits for the next `safe_point`; a second one does not wait.
 """
 
 from __future__ import annotations
