@@ -9,11 +9,11 @@ import math
 from collections.abc import Callable
 from functools import reduce
 from operator import or_
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import numpy as np
-from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationInfo, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
+
+from itograd.recipe_numbers import read_numbers
 
 
 class Section(BaseModel):
@@ -30,54 +30,12 @@ class Section(BaseModel):
         }
 
 
-def _numbers(value: Any, info: ValidationInfo) -> np.ndarray:
-    """A number, nested lists of numbers, or the name of a file with them, as an array."""
-    if isinstance(value, str):
-        array = _read_numbers(Path((info.context or {}).get("folder", ".")) / value)
-    else:
-        _require_numbers(value)
-        try:
-            array = np.asarray(value, float)
-        except ValueError as error:
-            raise ValueError("must have rows of one length") from error
-    if not np.isfinite(array).all():
-        lost = int(np.sum(~np.isfinite(array)))
-        raise ValueError(f"must be finite: NaN or infinite are {lost} of its {array.size} numbers")
-    return array
-
-
-def _require_numbers(value: Any) -> None:
-    if isinstance(value, list):
-        for item in value:
-            _require_numbers(item)
-    elif isinstance(value, bool) or not isinstance(value, int | float):
-        raise ValueError(f"must hold numbers only: got {value!r}")
-
-
-def _read_numbers(path: Path) -> np.ndarray:
-    readers: dict[str, Callable] = {
-        ".npy": lambda: np.load(path, allow_pickle=False),
-        ".csv": lambda: np.loadtxt(path, delimiter=",", dtype=float),
-        ".txt": lambda: np.loadtxt(path, dtype=float),
-    }
-    if path.suffix not in readers:
-        raise ValueError(f"must be numbers or the name of a file that ends in {', '.join(readers)}: got {str(path)!r}")
-    if not path.is_file():
-        raise ValueError(f"names a file that does not exist: {path}")
-    try:
-        return np.asarray(readers[path.suffix](), float)
-    except OSError as error:
-        raise ValueError(f"cannot be read from {path}: {error.strerror or error}") from error
-    except ValueError as error:
-        raise ValueError(f"cannot be read from {path}: {' '.join(str(error).split())}") from error
-
-
 Count = Annotated[int, Field(ge=1)]
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
 Positive = Annotated[float, Field(gt=0)]
 NotNegative = Annotated[float, Field(ge=0)]
 Share = Annotated[float, Field(gt=0, lt=1)]
-Numbers = Annotated[Any, AfterValidator(_numbers)]
+Numbers = Annotated[Any, AfterValidator(read_numbers)]
 Sampling = Literal["with_replacement", "without_replacement", "reshuffling"]
 NoiseLaw = Literal["gaussian", "two_point", "skewed"]
 
