@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from itograd.simulation.statistics import Moments
+from itograd.simulation.statistics import Merged, Moments
 
 
 @pytest.fixture
@@ -15,13 +15,13 @@ def merged(values, valid, cuts):
     parts = [
         Moments.of(v, m, covariance=True) for v, m in zip(np.split(values, cuts, axis=1), np.split(valid, cuts, axis=1))
     ]
-    total = parts[0]
-    for part in parts[1:]:
-        total = total.merge(part)
-    return total
+    stream = Merged()
+    for part in parts:
+        stream.add(part)
+    return stream.total
 
 
-@pytest.mark.parametrize("cuts", [[], [100, 350], [1, 2, 3], [250]])
+@pytest.mark.parametrize("cuts", [[], [100, 350], [1, 2, 3], [250], list(range(10, 500, 10))])
 def test_merged_groups_have_the_moments_of_the_whole(values, cuts):
     m = merged(values, np.ones((3, 500), bool), cuts)
     centred = values - values.mean(axis=1, keepdims=True)

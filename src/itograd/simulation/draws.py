@@ -116,6 +116,16 @@ class Draws:
             raise ValueError(f"an index needs 1 <= n < 2^31: got n={n}")
         return multiply_high(self.words(math.prod(shape)), np.uint32(n)).astype(jnp.int32).reshape(shape)
 
+    def geometric(self, ratio, shape: tuple[int, ...] = (), *, maximum: int) -> jax.Array:
+        """P(j) = (1−ratio) ratio^j for j = 0, 1, …; what lies beyond `maximum` counts as `maximum`.
+
+        By inversion, ⌊log u / log ratio⌋ of a 32-bit uniform u: the tail ends at ratio^j = 2^-33.
+        """
+        if not 0 <= maximum < 2**31:
+            raise ValueError(f"a geometric draw needs 0 <= maximum < 2^31: got maximum={maximum}")
+        delay = jnp.floor(jnp.log(self.uniform(shape)) / jnp.log(ratio))
+        return jnp.minimum(delay, maximum).astype(jnp.int32)
+
 
 def multiply_high(a, b):
     """The upper 32 bits of the 64-bit product of two uint32 numbers, in 32-bit arithmetic."""

@@ -24,6 +24,7 @@ from itograd.simulation.chain import Chain
 from itograd.simulation.draws import INITIAL, Draws, path_key, seed_words
 from itograd.simulation.interrupt import wait_for
 from itograd.simulation.precision import as_traced, precision
+from itograd.simulation.statistics import Moments
 from itograd.validation import require
 
 _TILE_BY_DIMENSION = ((8, 1024), (64, 256), (2048, 32))
@@ -38,6 +39,17 @@ def tile_size(dim: int) -> int:
 def available_cores() -> int:
     """The cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@dataclass(frozen=True)
+class Tile:
+    """What the engine found in one tile of paths; a path that is not finite at a save point is lost from there on."""
+
+    number: int
+    paths: int
+    moments: Moments  # over the paths that are not lost
+    lost: np.ndarray  # (s,) how many are
+    values: np.ndarray | None = None  # (s, p, n) of the first p paths, where asked for; NaN where lost
 
 
 @dataclass(frozen=True)
@@ -75,28 +87,40 @@ class Ensemble:
                 shape = eqx.filter_eval_shape(lambda s, f=observable: jnp.asarray(f(chain.observe(s))), start).shape
                 require(shape == (), f"observable {name!r} must return a scalar: got shape {shape}")
 
-    def tiles(self, paths: int, threads: int | None = None) -> Iterator[np.ndarray]:
-        """The observables of the paths, tile by tile in order: arrays (s, p, n)."""
+    def values(self, paths: int, *, threads: int | None = None) -> np.ndarray:
+        """The observables of all paths at the save points (s, p, n); NaN where a path is lost."""
+        found = [tile.values for tile in self.tiles(paths, threads=threads, whole=paths)]
+        return np.concatenate(found, axis=1)  # type: ignore[arg-type]
+
+    def tiles(
+        self, paths: int, *, threads: int | None = None, whole: int = 0, covariance: bool = False, first: int = 0
+    ) -> Iterator[Tile]:
+        """The tiles of `paths` paths in order, from tile number `first`; the first `whole` paths with their values."""
         count = -(-paths // self.tile)
+        if first >= count:
+            return
         with precision(self.dtype):
             dynamic, static = eqx.partition(self._traced(), eqx.is_array)
         leaves, structure = jax.tree.flatten(static)
         call = partial(_run_tile, (structure, tuple(leaves), self.tile), dynamic, seed_words(self.seed))
         steps = self.save_steps.astype(np.int32)
 
-        def run(number: int, targets=steps) -> np.ndarray:
+        def run(number: int, targets=steps) -> Tile:
+            start = number * self.tile
             with precision(self.dtype):
-                values = np.asarray(call(np.uint32(number * self.tile), targets))
-            return values[:, : min(self.tile, paths - number * self.tile)]
+                values = np.asarray(call(np.uint32(start), targets))[:, : min(self.tile, paths - start)]
+            alive = np.logical_and.accumulate(np.isfinite(values).all(axis=2), axis=0)
+            kept = np.where(alive[..., None], values, np.nan)[:, : whole - start] if whole > start else None
+            moments = Moments.of(values, alive, covariance)
+            return Tile(number, values.shape[1], moments, (~alive).sum(axis=1), kept)
 
-        pool = ThreadPoolExecutor(min(threads or available_cores(), count))
+        pool = ThreadPoolExecutor(min(threads or available_cores(), count - first))
         try:
             # Compiles, and makes no step; like all else in the pool, while the main thread waits for interrupts.
-            wait_for(pool.submit(run, 0, np.zeros_like(steps)))
-            ahead = [pool.submit(run, number) for number in range(count)]
-            for number in range(count):
-                yield wait_for(ahead[number])
-                ahead[number] = None  # type: ignore[call-overload]
+            wait_for(pool.submit(run, first, np.zeros_like(steps)))
+            ahead = {number: pool.submit(run, number) for number in range(first, count)}
+            for number in range(first, count):
+                yield wait_for(ahead.pop(number))
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
 
@@ -106,7 +130,7 @@ def final_points(chain: Chain, x0, steps: int, *, paths: int = 1, seed: int = 0,
     ensemble = Ensemble(
         chain, {"x": _identity}, x0 if callable(x0) else np.asarray(x0, float), np.array([steps]), seed, dtype
     )
-    return np.concatenate(list(ensemble.tiles(paths)), axis=1)[0]
+    return ensemble.values(paths)[0]
 
 
 def _identity(x):

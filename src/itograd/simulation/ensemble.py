@@ -22,7 +22,7 @@ from itograd.simulation.progress import Progress
 from itograd.simulation.refinement import Discretisation, choose_step
 from itograd.simulation.result import fingerprint
 from itograd.simulation.schemes import DiscretisedEquation, Scheme, default_scheme
-from itograd.simulation.statistics import Moments
+from itograd.simulation.statistics import Merged
 from itograd.validation import require, require_choice, require_count, require_number
 
 QUANTILE_PATHS = 65_536
@@ -197,21 +197,18 @@ def _discretise(equation, scheme, dt, save_at, x0, observables, tolerance, how):
 
 
 def _collect(ensemble, paths, *, quantiles, covariance, keep_paths, threads, progress, discretisation) -> xr.Dataset:
-    moments, alive, kept, held = None, None, [], 0
     wanted = max(keep_paths, min(paths, QUANTILE_PATHS) if quantiles else 0)
-    diverged = np.zeros(len(ensemble.save_steps), np.int64)
+    moments, kept = Merged(), []
+    lost = np.zeros(len(ensemble.save_steps), np.int64)
     with Progress(paths, progress) as bar:
-        for values in ensemble.tiles(paths, threads):
-            alive = np.logical_and.accumulate(np.isfinite(values).all(axis=2), axis=0)  # once lost, lost
-            diverged += (~alive).sum(axis=1)
-            tile = Moments.of(values, alive, covariance)
-            moments = tile if moments is None else moments.merge(tile)
-            if held < wanted:
-                kept.append(np.where(alive[..., None], values, np.nan)[:, : wanted - held])
-                held += kept[-1].shape[1]
-            bar.advance(values.shape[1])
+        for tile in ensemble.tiles(paths, threads=threads, whole=wanted, covariance=covariance):
+            moments.add(tile.moments)
+            lost += tile.lost
+            if tile.values is not None:
+                kept.append(tile.values)
+            bar.advance(tile.paths)
     whole = np.concatenate(kept, axis=1) if kept else None
-    return _dataset(ensemble, paths, moments, diverged, whole, quantiles, keep_paths, discretisation)
+    return _dataset(ensemble, paths, moments.total, lost, whole, quantiles, keep_paths, discretisation)
 
 
 def _dataset(ensemble, paths, moments, diverged, whole, quantiles, keep_paths, discretisation) -> xr.Dataset:

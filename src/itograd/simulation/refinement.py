@@ -78,12 +78,12 @@ def choose_step(
         ensemble = Ensemble(chain, observables, x0, np.rint(times / dt).astype(np.int64), seed, dtype)
         if not history:
             ensemble.check()
-        tiles = []
+        found = []
         with Progress(pilot, progress, f"choosing dt: {dt:.3g}") as bar:
-            for values in ensemble.tiles(pilot, threads):
-                tiles.append(values)
-                bar.advance(values.shape[1])
-        return np.concatenate(tiles, axis=1).astype(float)
+            for tile in ensemble.tiles(pilot, threads=threads, whole=pilot):
+                found.append(tile.values)
+                bar.advance(tile.paths)
+        return np.concatenate(found, axis=1).astype(float)  # type: ignore[arg-type]
 
     error = None
     while len(history) < MAX_TRIALS:

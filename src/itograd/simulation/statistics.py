@@ -1,11 +1,13 @@
 """Streaming moments: means, central moments and covariances of groups of paths, merged in one fixed order.
 
 Merging follows Pébay, "Formulas for robust, one-pass parallel computation of covariances and arbitrary-order
-statistical moments" (2008); everything here is float64.
+statistical moments" (2008); everything here is float64. The order is fixed: tiles one by one, sixteen at a time, so
+that neither threads nor interruptions can move a bit.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -35,28 +37,28 @@ class Moments:
         comoment = np.einsum("spi,spj->sij", centred, centred) if covariance else None
         return cls(count, centre, square.sum(1), (square * centred).sum(1), (square**2).sum(1), comoment)
 
-    def merge(self, other: Moments) -> Moments:
-        """The moments of both groups together."""
-        a, b = self.count, other.count
-        n = np.maximum(a + b, 1)
-        delta = other.centre - self.centre
-        shift = delta / n
-        centre = self.centre + b * shift
-        cross = a * b * delta * shift
-        m2 = self.m2 + other.m2 + cross
-        m3 = self.m3 + other.m3 + cross * shift * (a - b) + 3 * shift * (a * other.m2 - b * self.m2)
-        m4 = (
-            self.m4
-            + other.m4
-            + cross * shift**2 * (a * a - a * b + b * b)
-            + 6 * shift**2 * (a * a * other.m2 + b * b * self.m2)
-            + 4 * shift * (a * other.m3 - b * self.m3)
+    @classmethod
+    def merged(cls, groups: Sequence[Moments]) -> Moments:
+        """The moments of all groups together: sums of central powers about the common mean."""
+        n, c, m2, m3, m4 = (
+            np.stack([getattr(g, name) for g in groups]) for name in ("count", "centre", "m2", "m3", "m4")
         )
+        total = n.sum(axis=0)
+        centre = (n * c).sum(axis=0) / np.maximum(total, 1)
+        shift = np.where(n > 0, c - centre, 0.0)
+        square = shift**2
         comoment = None
-        if self.comoment is not None and other.comoment is not None:
-            outer = delta[:, :, None] * delta[:, None, :]
-            comoment = self.comoment + other.comoment + (a * b / n)[:, :, None] * outer
-        return Moments(a + b, centre, m2, m3, m4, comoment)
+        if groups[0].comoment is not None:
+            comoment = np.stack([g.comoment for g in groups]).sum(axis=0)
+            comoment = comoment + np.einsum("gsk,gsi,gsj->sij", n, shift, shift)
+        return cls(
+            total,
+            centre,
+            (m2 + n * square).sum(axis=0),
+            (m3 + 3 * shift * m2 + n * square * shift).sum(axis=0),
+            (m4 + 4 * shift * m3 + 6 * square * m2 + n * square**2).sum(axis=0),
+            comoment,
+        )
 
     @property
     def mean(self) -> np.ndarray:
@@ -92,3 +94,33 @@ class Moments:
     def _over(numerator, denominator):
         safe = np.where(denominator > 0, denominator, 1.0)
         return np.where(denominator > 0, numerator / safe, np.nan)
+
+
+TILES_PER_GROUP = 16
+
+
+class Merged:
+    """The moments of a stream of tiles: sixteen make a group, and groups are merged one after another."""
+
+    def __init__(self):
+        self._groups: Moments | None = None
+        self._tiles: list[Moments] = []
+
+    def add(self, tile: Moments) -> None:
+        """Add the moments of the next tile."""
+        self._tiles.append(tile)
+        if len(self._tiles) == TILES_PER_GROUP:
+            self.add_group(Moments.merged(self._tiles))
+            self._tiles = []
+
+    def add_group(self, group: Moments) -> None:
+        """Add the merged moments of the next sixteen tiles."""
+        self._groups = group if self._groups is None else Moments.merged([self._groups, group])
+
+    @property
+    def total(self) -> Moments:
+        """The moments of all tiles so far."""
+        rest = [] if self._groups is None else [self._groups]
+        if self._tiles:
+            rest.append(Moments.merged(self._tiles))
+        return Moments.merged(rest)
