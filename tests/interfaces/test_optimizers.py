@@ -17,7 +17,8 @@ from itograd.optimizers.nesterov import IncreasingNesterov, Nesterov
 from itograd.optimizers.sgd import SGD
 from itograd.problems.landscapes import FlatSharp
 from itograd.problems.quadratic import Quadratic
-from itograd.simulation.draws import Draws, path_key, seed_words
+from itograd.simulation.draws import Draws
+from itograd.simulation.threefry import path_key, seed_words
 from itograd.simulation.precision import DTYPES, as_traced, double, precision
 from itograd.simulation.schedule import (
     Cosine,

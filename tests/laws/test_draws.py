@@ -6,22 +6,26 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from itograd.simulation.draws import SECOND_BATCH, Draws, multiply_high, path_key, seed_words, threefry2x32
+from itograd.simulation.draws import SECOND_BATCH, Draws
 from itograd.simulation.precision import double
+from itograd.simulation.threefry import multiply_high, path_key, seed_words, threefry2x32
 
 U = np.uint32
 
 
 @pytest.mark.parametrize(
-    ("key", "counter", "expected"),
+    ("key", "counter", "rounds", "expected"),
     [
-        ((0x0, 0x0), (0x0, 0x0), (0x6B200159, 0x99BA4EFE)),
-        ((0xFFFFFFFF, 0xFFFFFFFF), (0xFFFFFFFF, 0xFFFFFFFF), (0x1CB996FC, 0xBB002BE7)),
-        ((0x13198A2E, 0x03707344), (0x243F6A88, 0x85A308D3), (0xC4923A9C, 0x483DF7A0)),
+        ((0x0, 0x0), (0x0, 0x0), 20, (0x6B200159, 0x99BA4EFE)),
+        ((0xFFFFFFFF, 0xFFFFFFFF), (0xFFFFFFFF, 0xFFFFFFFF), 20, (0x1CB996FC, 0xBB002BE7)),
+        ((0x13198A2E, 0x03707344), (0x243F6A88, 0x85A308D3), 20, (0xC4923A9C, 0x483DF7A0)),
+        ((0x0, 0x0), (0x0, 0x0), 13, (0x9D1C5EC6, 0x8BD50731)),
+        ((0xFFFFFFFF, 0xFFFFFFFF), (0xFFFFFFFF, 0xFFFFFFFF), 13, (0xFD36D048, 0x2D17272C)),
+        ((0x13198A2E, 0x03707344), (0x243F6A88, 0x85A308D3), 13, (0xBA3E4725, 0xF27D669E)),
     ],
 )
-def test_threefry_gives_the_vectors_of_random123(key, counter, expected):
-    words = threefry2x32([jnp.uint32(U(k)) for k in key], [jnp.uint32(U(c)) for c in counter])
+def test_threefry_gives_the_vectors_of_random123(key, counter, rounds, expected):
+    words = threefry2x32([jnp.uint32(U(k)) for k in key], [jnp.uint32(U(c)) for c in counter], rounds)
     assert tuple(int(w) for w in words) == expected
 
 
@@ -91,9 +95,10 @@ def test_bernoulli():
 
 def test_multiply_high_is_the_upper_word_of_the_product():
     rng = np.random.default_rng(0)
-    a, b = rng.integers(0, 2**32, (2, 1000), dtype=np.uint64)
-    expected = (a * b) >> np.uint64(32)
-    np.testing.assert_array_equal(multiply_high(jnp.asarray(a.astype(U)), jnp.asarray(b.astype(U))), expected.astype(U))
+    a = rng.integers(0, 2**32, 1000, dtype=np.uint64)
+    for n in [1, 7, 2**16 - 1, 2**16, *rng.integers(0, 2**31, 20).tolist()]:
+        expected = (a * np.uint64(n)) >> np.uint64(32)
+        np.testing.assert_array_equal(multiply_high(jnp.asarray(a.astype(U)), n), expected.astype(U))
 
 
 @pytest.mark.parametrize("seed", [-1, 2**64])

@@ -22,7 +22,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Int, UInt32
 
-from itograd.simulation.draws import Draws, multiply_high, threefry2x32
+from itograd.simulation.draws import Draws
+from itograd.simulation.threefry import multiply_high, threefry2x32
 from itograd.validation import require
 
 SAMPLINGS = ("with_replacement", "without_replacement", "reshuffling")
@@ -69,7 +70,7 @@ def permuted(key: UInt32[Array, " 2"], positions: UInt32[Array, " B"], size: int
     require(1 <= size < 2**31, f"a permutation needs 1 <= size < 2^31: got {size}")
     n = np.uint32(size)
     pairs = jnp.arange(_ROUNDS // 2, dtype=jnp.uint32)
-    keys = multiply_high(jnp.concatenate(threefry2x32(key, _counter(pairs, _ROUNDS))), n)  # K_r, (rounds,)
+    keys = multiply_high(jnp.concatenate(threefry2x32(key, _counter(pairs, _ROUNDS))), size)  # K_r, (rounds,)
 
     def swap_or_not(r, x):
         k = keys[r]

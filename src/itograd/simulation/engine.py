@@ -1,8 +1,9 @@
-"""The engine: runs a chain for many paths and returns the observables at the save points.
+"""The engine: runs a chain for many paths, in tiles of a fixed size, on every core.
 
-Paths are run in tiles of a fixed size, which depends on the dimension alone; the last tile is filled up with paths
-that are then dropped. Every compiled call has one shape, so the bytes of a path depend on the chain, the seed and the
-number of the path, and on neither the number of paths nor of threads.
+A tile is one compiled call. Its size, like the way in which the chain is compiled, follows from the chain alone
+(`routes.py`); the last tile is filled up with paths that are left out of its sums. So the bytes of a path depend on
+the chain, the seed and the number of the path (and on what `Ensemble.provenance` lists), and on neither the number of
+paths nor of threads, nor on the save points.
 """
 
 from __future__ import annotations
@@ -11,29 +12,25 @@ import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 import equinox as eqx
 import jax
-import jax.numpy as jnp
 import numpy as np
-from jax import lax
 
 from itograd.simulation.chain import Chain
-from itograd.simulation.draws import INITIAL, Draws, path_key, seed_words
 from itograd.simulation.interrupt import wait_for
+from itograd.simulation.noise import noise_source
 from itograd.simulation.precision import as_traced, precision
+from itograd.simulation.routes import Route, choose_route
 from itograd.simulation.statistics import Moments
+from itograd.simulation.threefry import seed_words
+from itograd.simulation.tile import run_tile
+from itograd.simulation.traced import Traced
 from itograd.validation import require
 
-_TILE_BY_DIMENSION = ((8, 1024), (64, 256), (2048, 32))
-_TILE_BEYOND = 8
-
-
-def tile_size(dim: int) -> int:
-    """The number of paths in one compiled call, by the dimension of the problem."""
-    return next((tile for limit, tile in _TILE_BY_DIMENSION if dim <= limit), _TILE_BEYOND)
+_AHEAD = 4  # tiles in work or waiting to be fetched, for each thread
 
 
 def available_cores() -> int:
@@ -62,30 +59,45 @@ class Ensemble:
     save_steps: np.ndarray  # (s,) step numbers, increasing
     seed: int
     dtype: str = "float32"
+    noise: str | None = None  # the source of random numbers; by default the compiled one where it is there
 
-    def _traced(self):
+    @cached_property
+    def _parts(self):
         # As a tuple: mapping over a pytree sorts the keys of a dict, and would exchange the observables.
         return as_traced((self.chain, tuple(self.observables.values()), self.x0), self.dtype)
+
+    @cached_property
+    def _traced(self) -> Traced:
+        with precision(self.dtype):
+            return Traced.of(*self._parts)
+
+    @cached_property
+    def route(self) -> Route:
+        """How the chain is compiled."""
+        return choose_route(self._traced.step, self._traced.state)
 
     @property
     def tile(self) -> int:
         """The number of paths in one compiled call."""
-        return tile_size(self.chain.problem.dim)
+        return self.route.tile
+
+    def provenance(self) -> dict[str, str | int]:
+        """What the bytes of the paths depend on, beside the recipe and the versions."""
+        return {"noise": self._source, "route": self.route.name, "tile": self.tile, "unroll": self.route.chunk}
+
+    @cached_property
+    def _source(self) -> str:
+        return noise_source(self.noise)
 
     def check(self) -> None:
-        """Trace one step and every observable; raise where a shape or a type does not fit."""
-        with precision(self.dtype):
-            chain, observables, x0 = self._traced()
-            draws = Draws(path_key(tuple(seed_words(self.seed)), 0), 0)
-            start = eqx.filter_eval_shape(lambda: chain.start(_initial(x0, draws)))
-            after = eqx.filter_eval_shape(lambda s: chain.step(s, 0, draws), start)
-            require(
-                _shapes(start) == _shapes(after),
-                f"a step must return the state it was given: it got {_shapes(start)} and returned {_shapes(after)}",
-            )
-            for name, observable in zip(self.observables, observables):
-                shape = eqx.filter_eval_shape(lambda s, f=observable: jnp.asarray(f(chain.observe(s))), start).shape
-                require(shape == (), f"observable {name!r} must return a scalar: got shape {shape}")
+        """Trace the start, one step and every observable; raise where a shape or a type does not fit."""
+        before, after = ([(v.shape, str(v.dtype)) for v in vs] for vs in (self._traced.state, self._traced.after))
+        require(
+            before == after,
+            f"a step must return the state it was given: it got {before} and returned {after}",
+        )
+        for name, value in zip(self.observables, self._traced.observed):
+            require(value.shape == (), f"observable {name!r} must return a scalar: got shape {value.shape}")
 
     def values(self, paths: int, *, threads: int | None = None) -> np.ndarray:
         """The observables of all paths at the save points (s, p, n); NaN where a path is lost."""
@@ -100,27 +112,32 @@ class Ensemble:
         if first >= count:
             return
         with precision(self.dtype):
-            dynamic, static = eqx.partition(self._traced(), eqx.is_array)
+            dynamic, static = eqx.partition(self._parts, eqx.is_array)
         leaves, structure = jax.tree.flatten(static)
-        call = partial(_run_tile, (structure, tuple(leaves), self.tile), dynamic, seed_words(self.seed))
-        steps = self.save_steps.astype(np.int32)
+        seed, steps = seed_words(self.seed), self.save_steps.astype(np.int32)
 
         def run(number: int, targets=steps) -> Tile:
             start = number * self.tile
+            filled, kept = min(self.tile, paths - start), min(self.tile, whole - start)
+            call = partial(_run_tile, self.route, self._source, (kept > 0, covariance), (structure, tuple(leaves)))
             with precision(self.dtype):
-                values = np.asarray(call(np.uint32(start), targets))[:, : min(self.tile, paths - start)]
-            alive = np.logical_and.accumulate(np.isfinite(values).all(axis=2), axis=0)
-            kept = np.where(alive[..., None], values, np.nan)[:, : whole - start] if whole > start else None
-            moments = Moments.of(values, alive, covariance)
-            return Tile(number, values.shape[1], moments, (~alive).sum(axis=1), kept)
+                sums, values = jax.device_get(call(dynamic, seed, np.uint32(number), np.int32(filled), targets))
+            if values is not None:
+                values = _alive_only(np.moveaxis(values, 1, 2)[:, :kept])
+            return Tile(number, filled, Moments.from_sums(sums), filled - sums.count, values)
 
-        pool = ThreadPoolExecutor(min(threads or available_cores(), count - first))
+        threads = min(threads or available_cores(), count - first)
+        pool = ThreadPoolExecutor(threads)
         try:
             # Compiles, and makes no step; like all else in the pool, while the main thread waits for interrupts.
             wait_for(pool.submit(run, first, np.zeros_like(steps)))
-            ahead = {number: pool.submit(run, number) for number in range(first, count)}
+            ahead = {n: pool.submit(run, n) for n in range(first, min(count, first + _AHEAD * threads))}
             for number in range(first, count):
-                yield wait_for(ahead.pop(number))
+                found = wait_for(ahead.pop(number))
+                following = number + _AHEAD * threads
+                if following < count:
+                    ahead[following] = pool.submit(run, following)
+                yield found
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
 
@@ -137,40 +154,27 @@ def _identity(x):
     return x
 
 
-def _initial(x0, draws: Draws):
-    return jnp.asarray(x0(draws.of(INITIAL)), float) if callable(x0) else x0
+def _alive_only(values: np.ndarray) -> np.ndarray:
+    """Values (s, p, n) with NaN from the save point on at which a path is lost."""
+    alive = np.logical_and.accumulate(np.isfinite(values).all(axis=2), axis=0)
+    return np.where(alive[..., None], values, np.nan)
 
 
-def _shapes(tree) -> list[tuple]:
-    return [(leaf.shape, str(leaf.dtype)) for leaf in jax.tree.leaves(tree)]
+def _compiler_options() -> dict | None:
+    """Options for XLA on a CPU; elsewhere none."""
+    if jax.default_backend() != "cpu":
+        return None
+    # XLA's own splitting of small operations over threads costs more than it gives: tiles are what is run in parallel.
+    options: dict[str, Any] = {"xla_disable_hlo_passes": "cpu-parallel-task-assigner"}
+    return options | ({"xla_cpu_prefer_vector_width": 512} if _has_avx512() else {})
 
 
-def _tile_values(recipe: tuple, dynamic: Any, seed, first, targets):
-    """The observables (s, tile, n) of paths first, …, first+tile−1 at the steps `targets`."""
-    structure, leaves, tile = recipe
-    chain, observables, x0 = eqx.combine(dynamic, jax.tree.unflatten(structure, leaves))
-    keys = path_key((seed[0], seed[1]), first + jnp.arange(tile, dtype=jnp.uint32))
-
-    def start(key):
-        return chain.start(_initial(x0, Draws(key, 0)))
-
-    def observe(state):
-        x = chain.observe(state)
-        return jnp.concatenate([jnp.ravel(jnp.asarray(f(x), float)) for f in observables])
-
-    def step(k, states):
-        return jax.vmap(lambda state, key: chain.step(state, k, Draws(key, k)))(states, keys)
-
-    def to_next_save(carry, target):
-        states, k = carry
-        states = lax.fori_loop(k, target, step, states)
-        return (states, target), jax.vmap(observe)(states)
-
-    return lax.scan(to_next_save, (jax.vmap(start)(keys), jnp.int32(0)), targets)[1]
+def _has_avx512() -> bool:
+    try:
+        with open("/proc/cpuinfo") as lines:
+            return any("avx512f" in line for line in lines)
+    except OSError:
+        return False
 
 
-# XLA's own splitting of small operations over threads costs more than it gives: tiles are what is run in parallel.
-_CPU_OPTIONS = {"xla_disable_hlo_passes": "cpu-parallel-task-assigner"}
-_run_tile = jax.jit(
-    _tile_values, static_argnums=0, compiler_options=_CPU_OPTIONS if jax.default_backend() == "cpu" else None
-)
+_run_tile = jax.jit(run_tile, static_argnums=(0, 1, 2, 3), compiler_options=_compiler_options())

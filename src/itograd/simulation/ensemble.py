@@ -2,30 +2,32 @@
 
 from __future__ import annotations
 
-import json
-import math
+import os
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
-import jax
 import numpy as np
 import xarray as xr
 
-from itograd import __version__
 from itograd.problems.problem import Problem
+from itograd.simulation.accuracy import Target
 from itograd.simulation.chain import Chain
+from itograd.simulation.collection import Plan, collect
+from itograd.simulation.dataset import as_dataset
 from itograd.simulation.engine import Ensemble
 from itograd.simulation.equation import ModifiedEquation
+from itograd.simulation.identity import identity
+from itograd.simulation.noise import noise_source
 from itograd.simulation.observables import chosen_observables
 from itograd.simulation.precision import DTYPES
-from itograd.simulation.progress import Progress
 from itograd.simulation.refinement import Discretisation, choose_step
-from itograd.simulation.result import fingerprint
+from itograd.simulation.save_points import on_grid, save_grid, save_times
 from itograd.simulation.schemes import DiscretisedEquation, Scheme, default_scheme
-from itograd.simulation.statistics import Merged
+from itograd.simulation.store import Nowhere, Store
 from itograd.validation import require, require_choice, require_count, require_number
 
-QUANTILE_PATHS = 65_536
+DEFAULT_PATHS = 1000
 
 
 def simulate(
@@ -36,7 +38,7 @@ def simulate(
     steps: int | None = None,
     save_every: int | None = None,
     save_at: Sequence[float] | np.ndarray | xr.DataArray | None = None,
-    paths: int = 1000,
+    paths: int | None = None,
     seed: int = 0,
     observables: Mapping[str, Callable] | Sequence[str] | None = None,
     quantiles: Sequence[float] = (),
@@ -46,6 +48,11 @@ def simulate(
     scheme: Scheme | None = None,
     dt: float | None = None,
     discretisation_tolerance: Mapping[str, float] | None = None,
+    target_standard_error: float | Mapping[str, float] | None = None,
+    max_paths: int | None = None,
+    store: str | os.PathLike | None = None,
+    resume: bool = False,
+    noise: str | None = None,
     threads: int | None = None,
     progress: bool | None = None,
 ) -> xr.Dataset:
@@ -59,7 +66,7 @@ def simulate(
     Args:
         model: an `Optimizer` (with `problem`), a `ModifiedEquation` or a `Chain`.
         x0: where every path starts, shape (d,), or a function of `Draws` that samples it; default `problem.x0`.
-        paths: the number of independent paths.
+        paths: the number of independent paths; default 1000, or as many as `target_standard_error` needs.
         seed: every random word is a function of (seed, path, step, lane).
         observables: functions of x (shape (d,)) that return a scalar, by name; or a list of known names: "loss",
             "squared_norm", the components "x0", "x1" … and the problem's own. Default: the components where d <= 32,
@@ -71,6 +78,15 @@ def simulate(
         scheme: the discretisation of an equation; default by `default_scheme`.
         dt: the step size of an equation; chosen if not given.
         discretisation_tolerance: by observable, an error that the choice of dt may leave in any case.
+        target_standard_error: instead of `paths`: run until the standard error of the mean of every observable at every
+            save time is at or below this number; or a mapping from the observables that matter to theirs. What that
+            does to the mean is said at the head of `itograd.simulation.accuracy`.
+        max_paths: the most paths that may be run for it, default 1,000,000; where they did not suffice, there is a
+            warning, and the attributes `target_reached` and `paths_needed` say so.
+        store: a folder (zarr) that keeps finished work while the run goes on, and then the result, for `load`.
+        resume: go on with the run in `store`, which was interrupted, killed, or had fewer paths; the result has the
+            bytes of an undisturbed run.
+        noise: the source of the random numbers, "compiled" or "jax"; default "compiled" where it is there.
         threads: how many tiles run at once; default all cores of the process.
         progress: a progress bar; default where standard error is a terminal.
 
@@ -80,62 +96,74 @@ def simulate(
         asked for. Coordinates `time` (continuous) and `step`.
 
     Raises:
-        ValueError or TypeError, before any step is made, where an argument does not fit.
+        ValueError or TypeError, before any step is made, where an argument does not fit, or where the store is
+            of another run.
+        OSError where the store cannot be written, or another process has it; what was finished stays in it.
 
     >>> import itograd as ig
     >>> runs = ig.simulate(ig.SGD(0.1), ig.problems.Quadratic(1.0, 1.0), x0=[1.0], steps=10, paths=100)
     >>> list(runs["mean"].dims)
     ['time', 'observable']
     """
-    require_count("paths", paths, minimum=2)
-    require_count("keep_paths", keep_paths, minimum=0)
-    require_choice("dtype", dtype, DTYPES)
-    require(keep_paths <= paths, f"keep_paths must be at most paths={paths}: got {keep_paths}")
-    require(all(0 < q < 1 for q in quantiles), f"quantiles must lie in (0, 1): got {list(quantiles)}")
-    if threads is not None:
-        require_count("threads", threads)
+    model = _equation_or_chain(model, problem, steps, save_every, scheme, dt, discretisation_tolerance)
+    start = _starting_point(x0, model.problem)
+    chosen = chosen_observables(model.problem, observables)
+    plan = _plan(paths, quantiles, covariance, keep_paths, target_standard_error, max_paths, list(chosen))
+    _require_settings(dtype, noise, threads, store, resume)
+    basis = None  # what the choice of dt looks at
+    if isinstance(model, ModifiedEquation):
+        save_points = _times_of_equation(save_at)
+        scheme = default_scheme(model) if scheme is None else scheme
+        scheme.check(model)
+        find_step: Callable[[], Discretisation] = partial(Discretisation, dt)  # type: ignore[arg-type]
+        if dt is None:
+            basis = _basis_of_step(plan, discretisation_tolerance, list(chosen))
+            how = {"seed": seed, "dtype": dtype, "noise": noise, "threads": threads, "progress": progress}
+            find_step = partial(choose_step, model, scheme, save_points, start, chosen, **basis, **how)
+    else:
+        save_points = save_grid(float(model.time_per_step), steps, save_every, save_at)
+
+    settings = {"seed": seed, "dtype": dtype, "save_points": save_points, "dt": dt, "step_size_chosen_for": basis}
+    with _place(store, resume, lambda: identity(model, start, chosen, scheme, **settings, **plan.settings)) as place:
+        chain, save_steps, discretisation = model, save_points, None
+        if isinstance(model, ModifiedEquation):
+            discretisation = place.discretisation(find_step)
+            chain = DiscretisedEquation(model, scheme, discretisation.dt)
+            save_steps = on_grid(save_points, discretisation.dt, "dt" if dt else "the common step of save_at")
+        ensemble = Ensemble(chain, chosen, start, save_steps, seed, dtype, noise)
+        ensemble.check()
+        place.require_engine(ensemble.provenance())
+        finished = place.result()
+        if finished is not None and plan.is_that_of(finished):
+            return finished
+        collected = collect(ensemble, plan, place, threads, progress)
+        found = as_dataset(ensemble, collected, plan, discretisation)
+        if plan.target:
+            found.attrs |= plan.target.outcome(collected.moments, collected.paths)
+        place.finish(found)
+    return found
+
+
+def _equation_or_chain(model, problem, steps, save_every, scheme, dt, discretisation_tolerance):
+    """What is to be run, a modified equation or a chain; raises where the other arguments do not fit it."""
     if isinstance(model, ModifiedEquation):
         require(problem is None, "a modified equation carries its problem: leave the argument `problem` out")
         require(steps is None and save_every is None, "a modified equation runs to the times save_at: give no steps")
-        problem = model.problem
-    else:
-        require(
-            scheme is None and dt is None and discretisation_tolerance is None,
-            "scheme, dt and discretisation_tolerance belong to a modified equation, not to an optimiser",
-        )
-        if not isinstance(model, Chain):
-            if not (hasattr(model, "chain") and isinstance(problem, Problem)):
-                raise TypeError(
-                    f"simulate needs an optimiser with a problem, a modified equation or a chain: got {model!r} "
-                    f"and problem={problem!r}"
-                )
-            model = model.chain(problem)
-        problem = model.problem
-    start = _starting_point(x0, problem)
-    chosen = chosen_observables(problem, observables)
-    unknown = sorted(set(discretisation_tolerance or {}) - set(chosen))
-    require(not unknown, f"discretisation_tolerance names {unknown}, which are no observables: they are {list(chosen)}")
-
-    discretisation = None
-    if isinstance(model, ModifiedEquation):
-        how = {"paths": paths, "seed": seed, "dtype": dtype, "threads": threads, "progress": progress}
-        chain, save_steps, discretisation = _discretise(
-            model, scheme, dt, save_at, start, chosen, discretisation_tolerance, how
-        )
-    else:
-        chain, save_steps = model, save_grid(float(model.time_per_step), steps, save_every, save_at)
-    ensemble = Ensemble(chain, chosen, start, save_steps, seed, dtype)
-    ensemble.check()
-    return _collect(
-        ensemble,
-        paths,
-        quantiles=tuple(quantiles),
-        covariance=covariance,
-        keep_paths=keep_paths,
-        threads=threads,
-        progress=progress,
-        discretisation=discretisation,
+        if dt is not None:
+            require_number("dt", dt, minimum=0, exclusive=True)
+        return model
+    require(
+        scheme is None and dt is None and discretisation_tolerance is None,
+        "scheme, dt and discretisation_tolerance belong to a modified equation, not to an optimiser",
     )
+    if isinstance(model, Chain):
+        return model
+    if not (hasattr(model, "chain") and isinstance(problem, Problem)):
+        raise TypeError(
+            f"simulate needs an optimiser with a problem, a modified equation or a chain: got {model!r} "
+            f"and problem={problem!r}"
+        )
+    return model.chain(problem)
 
 
 def _starting_point(x0, problem: Problem):
@@ -147,117 +175,45 @@ def _starting_point(x0, problem: Problem):
     return point
 
 
-def save_grid(time_per_step: float, steps, save_every=None, save_at=None) -> np.ndarray:
-    """The step numbers at which an optimiser is saved, from the arguments of `simulate`."""
-    if save_at is not None:
-        require(steps is None and save_every is None, "give either steps (and save_every) or save_at, not both")
-        return _on_grid(save_times(save_at), time_per_step, "the optimiser's clock")
-    require(steps is not None, "an optimiser needs `steps` (or the times `save_at`)")
-    require_count("steps", steps)
-    every = max(1, math.ceil(steps / 100)) if save_every is None else save_every
-    require_count("save_every", every)
-    require(every <= steps, f"save_every must be at most steps={steps}: got {every}")
-    return np.unique(np.append(np.arange(0, steps + 1, every), steps))
+def _plan(paths, quantiles, covariance, keep_paths, target_standard_error, max_paths, observables: list[str]) -> Plan:
+    target = None
+    if target_standard_error is not None:
+        require(paths is None, "give either paths or target_standard_error (with max_paths), not both")
+        target = Target.of(target_standard_error, max_paths, observables)
+        paths = target.max_paths
+    require(target or max_paths is None, "max_paths is the budget of target_standard_error: give paths, or both")
+    paths = DEFAULT_PATHS if paths is None else paths
+    require_count("paths", paths, minimum=2)
+    require_count("keep_paths", keep_paths, minimum=0)
+    require(keep_paths <= paths, f"keep_paths must be at most paths={paths}: got {keep_paths}")
+    require(all(0 < q < 1 for q in quantiles), f"quantiles must lie in (0, 1): got {list(quantiles)}")
+    return Plan(int(paths), tuple(quantiles), bool(covariance), int(keep_paths), target)
 
 
-def save_times(save_at) -> np.ndarray:
-    """The times of `save_at`, checked."""
-    times = np.asarray(save_at, float)
-    require(times.ndim == 1 and times.size > 0, f"save_at must be a list of times: got shape {times.shape}")
-    require(
-        np.isfinite(times).all() and times[0] >= 0 and (np.diff(times) > 0).all(),
-        "save_at must be finite times that start at or after 0 and increase",
-    )
-    require(times[-1] > 0, "save_at must reach beyond time 0")
-    return times
+def _require_settings(dtype, noise, threads, store, resume) -> None:
+    require_choice("dtype", dtype, DTYPES)
+    if noise is not None:
+        noise_source(noise)
+    if threads is not None:
+        require_count("threads", threads)
+    require(store is not None or not resume, "resume=True goes on with the run in a store: give store=PATH")
 
 
-def _on_grid(times: np.ndarray, step: float, owner: str) -> np.ndarray:
-    numbers = times / step
-    whole = np.rint(numbers)
-    off = np.abs(numbers - whole) > 1e-6 * np.maximum(1.0, whole)
-    require(not off.any(), f"save_at must be multiples of {owner}, {step:g}: got {times[off][:1]}")
-    require(whole[-1] < 2**31, f"save_at reaches step {whole[-1]:g}: at most 2^31 steps")
-    return whole.astype(np.int64)
-
-
-def _discretise(equation, scheme, dt, save_at, x0, observables, tolerance, how):
+def _times_of_equation(save_at) -> np.ndarray:
     require(save_at is not None, "a modified equation needs the times `save_at`")
-    times = save_times(save_at)
-    scheme = default_scheme(equation) if scheme is None else scheme
-    scheme.check(equation)
-    if dt is None:
-        accepted = np.array([(tolerance or {}).get(name, 0.0) for name in observables])
-        found = choose_step(equation, scheme, times, x0, observables, tolerance=accepted, **how)
-    else:
-        require_number("dt", dt, minimum=0, exclusive=True)
-        found = Discretisation(float(dt))
-    chain = DiscretisedEquation(equation, scheme, found.dt)
-    return chain, _on_grid(times, found.dt, "dt" if dt is not None else "the common step of save_at"), found
+    return save_times(save_at)
 
 
-def _collect(ensemble, paths, *, quantiles, covariance, keep_paths, threads, progress, discretisation) -> xr.Dataset:
-    wanted = max(keep_paths, min(paths, QUANTILE_PATHS) if quantiles else 0)
-    moments, kept = Merged(), []
-    lost = np.zeros(len(ensemble.save_steps), np.int64)
-    with Progress(paths, progress) as bar:
-        for tile in ensemble.tiles(paths, threads=threads, whole=wanted, covariance=covariance):
-            moments.add(tile.moments)
-            lost += tile.lost
-            if tile.values is not None:
-                kept.append(tile.values)
-            bar.advance(tile.paths)
-    whole = np.concatenate(kept, axis=1) if kept else None
-    return _dataset(ensemble, paths, moments.total, lost, whole, quantiles, keep_paths, discretisation)
+def _basis_of_step(plan: Plan, tolerance, observables: list[str]) -> dict[str, Any]:
+    """The arguments of `choose_step` that say how small the step must be; a target is as good as a tolerance."""
+    unknown = sorted(set(tolerance or {}) - set(observables))
+    require(not unknown, f"discretisation_tolerance names {unknown}, which are no observables: they are {observables}")
+    accepted = np.array([(tolerance or {}).get(name, 0.0) for name in observables])
+    if plan.target:
+        asked = plan.target.standard_error
+        accepted = np.maximum(accepted, np.where(np.isfinite(asked), asked / 3, 0.0))
+    return {"paths": plan.paths, "tolerance": accepted}
 
 
-def _dataset(ensemble, paths, moments, diverged, whole, quantiles, keep_paths, discretisation) -> xr.Dataset:
-    chain = ensemble.chain
-    names = list(ensemble.observables)
-    table = ("time", "observable")
-    variables: dict[str, Any] = {
-        "mean": (table, moments.mean),
-        "mean_standard_error": (table, moments.mean_standard_error),
-        "variance": (table, moments.variance),
-        "variance_standard_error": (table, moments.variance_standard_error),
-        "diverged": ("time", diverged),
-    }
-    coordinates: dict[str, Any] = {
-        "time": ensemble.save_steps * float(chain.time_per_step),
-        "step": ("time", ensemble.save_steps),
-        "observable": names,
-    }
-    if moments.covariance is not None:
-        variables["covariance"] = ((*table, "observable_2"), moments.covariance)
-        coordinates["observable_2"] = names
-    if quantiles:
-        variables["quantile"] = (("level", *table), np.nanquantile(whole, quantiles, axis=1))
-        coordinates["level"] = list(quantiles)
-    if keep_paths:
-        variables["path_values"] = (("path", *table), np.moveaxis(whole[:, :keep_paths], 1, 0))
-        coordinates["path"] = np.arange(keep_paths)
-    attributes = {
-        "model": repr(getattr(chain, "optimizer", getattr(chain, "equation", chain))),
-        "problem": repr(chain.problem),
-        "fingerprint": fingerprint(chain),
-        "seed": str(ensemble.seed),
-        "paths": paths,
-        "dtype": ensemble.dtype,
-        "tile": ensemble.tile,
-        "time_per_step": float(chain.time_per_step),
-        "itograd_version": __version__,
-        "jax_version": jax.__version__,
-        "numpy_version": np.__version__,
-    }
-    if quantiles:
-        attributes["quantile_paths"] = whole.shape[1]
-    if discretisation is not None:
-        attributes |= {
-            "scheme": type(chain.scheme).__name__,
-            "dt": discretisation.dt,
-            "refinement": json.dumps(discretisation.history),
-        }
-        if discretisation.error is not None:
-            variables["discretisation_error"] = (table, discretisation.error)
-            variables["discretisation_error_standard_error"] = (table, discretisation.error_standard_error)
-    return xr.Dataset(variables, coordinates, attributes)
+def _place(store, resume: bool, run: Callable[[], dict]) -> Store | Nowhere:
+    return Nowhere() if store is None else Store(store, run(), resume)

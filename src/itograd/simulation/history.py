@@ -17,9 +17,15 @@ def ring(x, length: int):
 
 def remember(values, k, x):
     """The ring after step number k has put the value x into it; it forgets the value of step k − length."""
-    return lax.dynamic_update_index_in_dim(values, x, jnp.asarray(k) % values.shape[0], 0)
+    place = _place(k, values.shape[0])
+    return lax.dynamic_update_index_in_dim(values, x, place, 0, allow_negative_indices=False)
 
 
 def recall(values, k, delay):
     """The value that was put in at step k − delay, 0 <= delay < length."""
-    return lax.dynamic_index_in_dim(values, (jnp.asarray(k) - delay) % values.shape[0], 0, keepdims=False)
+    place = _place(jnp.asarray(k) - delay, values.shape[0])
+    return lax.dynamic_index_in_dim(values, place, 0, keepdims=False, allow_negative_indices=False)
+
+
+def _place(k, length: int):
+    return jnp.asarray(k) & (length - 1) if length & (length - 1) == 0 else jnp.asarray(k) % length

@@ -35,6 +35,10 @@ class Progress:
         if self._bar is not None:
             self._bar.update(self._task, advance=paths)
 
+    def describe(self, what: str) -> None:
+        if self._bar is not None:
+            self._bar.update(self._task, description=what)
+
     def __exit__(self, *_):
         if self._bar is not None:
             self._bar.stop()

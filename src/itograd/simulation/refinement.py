@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from scipy import stats
 
-from itograd.simulation.engine import Ensemble, tile_size
+from itograd.simulation.engine import Ensemble
 from itograd.simulation.progress import Progress
 from itograd.simulation.schemes import DiscretisedEquation, ExactAffine
 from itograd.validation import require
@@ -60,29 +60,31 @@ def common_step(times: np.ndarray) -> float:
 
 
 def choose_step(
-    equation, scheme, times, x0, observables, *, paths, seed, dtype, threads=None, progress=False, tolerance=0.0
+    equation, scheme, times, x0, observables, *, paths, seed, dtype, threads=None, progress=False, tolerance=0.0, noise=None
 ) -> Discretisation:
     """Find the step size for `simulate`; see the head of this file. `tolerance` is one number an observable."""
     spacing = common_step(times)
     if isinstance(scheme, ExactAffine):
         exact = np.zeros((len(times), len(observables)))
         return Discretisation(spacing, exact, exact)
-    tile = tile_size(equation.problem.dim)
-    pilot = min(paths, tile * max(1, paths // (tile * _PILOT_SHARE)))
     parts = int(np.ceil(spacing / max(equation.time_per_step, times[-1] / 128)))
+
+    def ensemble(count, merged):
+        dt = spacing / count
+        chain = DiscretisedEquation(equation, scheme, dt, merged)
+        return Ensemble(chain, observables, x0, np.rint(times / dt).astype(np.int64), seed, dtype, noise)
+
+    ensemble(2 * parts, 1).check()
+    tile = ensemble(2 * parts, 1).tile
+    pilot = min(paths, tile * max(1, paths // (tile * _PILOT_SHARE)))
     history: list[dict] = []
 
     def observed(count, merged):
-        dt = spacing / count
-        chain = DiscretisedEquation(equation, scheme, dt, merged)
-        ensemble = Ensemble(chain, observables, x0, np.rint(times / dt).astype(np.int64), seed, dtype)
-        if not history:
-            ensemble.check()
         found = []
-        with Progress(pilot, progress, f"choosing dt: {dt:.3g}") as bar:
-            for tile in ensemble.tiles(pilot, threads=threads, whole=pilot):
-                found.append(tile.values)
-                bar.advance(tile.paths)
+        with Progress(pilot, progress, f"choosing dt: {spacing / count:.3g}") as bar:
+            for part in ensemble(count, merged).tiles(pilot, threads=threads, whole=pilot):
+                found.append(part.values)
+                bar.advance(part.paths)
         return np.concatenate(found, axis=1).astype(float)  # type: ignore[arg-type]
 
     error = None
@@ -95,15 +97,15 @@ def choose_step(
             parts *= 2
             continue
         d, count = difference[:, usable], int(usable.sum())
-        error, noise = d.mean(axis=1), d.std(axis=1, ddof=1) / np.sqrt(count)
+        error, uncertainty = d.mean(axis=1), d.std(axis=1, ddof=1) / np.sqrt(count)
         standard_error = fine[:, usable].std(axis=1, ddof=1) / np.sqrt(paths)
         history[-1]["largest_move_in_standard_errors"] = _largest(error, standard_error)
         rounding = 20 * np.finfo(dtype).eps * np.abs(fine[:, usable]).max(axis=(0, 1))
         allowed = np.maximum(np.maximum(standard_error / 3, rounding), tolerance)
-        significant = stats.t.ppf(1 - 0.005 / error.size, count - 1) * noise
+        significant = stats.t.ppf(1 - 0.005 / error.size, count - 1) * uncertainty
         if (np.abs(error) > np.maximum(allowed, significant)).any():
             parts *= 2
-        elif (np.abs(error) > allowed).any() and (noise > allowed).any() and pilot < paths:
+        elif (np.abs(error) > allowed).any() and (uncertainty > allowed).any() and pilot < paths:
             pilot = min(paths, 4 * pilot)
         else:
             break
@@ -115,7 +117,7 @@ def choose_step(
         )
     require(error is not None, "the SDE diverged at every step size tried: see its drift, or give dt")
     order = max(1, int(scheme.weak_order))
-    return Discretisation(spacing / (2 * parts), error / (2**order - 1), noise / (2**order - 1), history)
+    return Discretisation(spacing / (2 * parts), error / (2**order - 1), uncertainty / (2**order - 1), history)
 
 
 def _largest(error, standard_error) -> float:

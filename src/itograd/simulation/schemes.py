@@ -218,7 +218,9 @@ class DiscretisedEquation(Chain):
     def step(self, state, k, draws):
         brownian = draws.of(BROWNIAN)
         dim = self.scheme.noise_dim(self.equation)
-        fine = [brownian.at_step(k * self.merged + j) for j in range(self.merged)]
+        fine = [brownian]
+        if self.merged > 1:
+            fine = [brownian.at_step(k * self.merged + j) for j in range(self.merged)]
         z = sum(self.scheme.increments(d, dim) for d in fine) / math.sqrt(self.merged)
         return self.scheme.step(self.equation, k * self.dt, state, self.dt, z, fine[0])
 

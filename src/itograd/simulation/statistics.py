@@ -38,27 +38,44 @@ class Moments:
         return cls(count, centre, square.sum(1), (square * centred).sum(1), (square**2).sum(1), comoment)
 
     @classmethod
+    def from_sums(cls, sums) -> Moments:
+        """The moments of a tile, from its `PowerSums` with a leading axis of save points."""
+        n = np.asarray(sums.count, float)[:, None]
+        count, unit = np.maximum(n, 1), np.asarray(sums.scale, float)
+        with np.errstate(over="ignore", invalid="ignore"):
+            first, second = (np.asarray(x, complex).sum(axis=-1) for x in (sums.first, sums.second))
+            s1, s2, s3, s4 = first.real, first.imag, second.real, second.imag
+            mean = s1 / count
+            m2 = np.maximum(s2 - mean * s1, 0.0) * unit**2
+            m3 = (s3 - 3 * mean * s2 + 2 * mean**2 * s1) * unit**3
+            m4 = np.maximum(s4 - 4 * mean * s3 + 6 * mean**2 * s2 - 3 * mean**3 * s1, 0.0) * unit**4
+            comoment = None
+            if sums.products is not None:
+                comoment = sums.products - s1[:, :, None] * s1[:, None, :] / count[:, None]
+                comoment = comoment * (unit[:, :, None] * unit[:, None, :])
+        return cls(n, np.where(n > 0, sums.shift + mean * unit, 0.0), m2, m3, m4, comoment)
+
+    @classmethod
     def merged(cls, groups: Sequence[Moments]) -> Moments:
         """The moments of all groups together: sums of central powers about the common mean."""
         n, c, m2, m3, m4 = (
             np.stack([getattr(g, name) for g in groups]) for name in ("count", "centre", "m2", "m3", "m4")
         )
         total = n.sum(axis=0)
-        centre = (n * c).sum(axis=0) / np.maximum(total, 1)
-        shift = np.where(n > 0, c - centre, 0.0)
-        square = shift**2
         comoment = None
-        if groups[0].comoment is not None:
-            comoment = np.stack([g.comoment for g in groups]).sum(axis=0)
-            comoment = comoment + np.einsum("gsk,gsi,gsj->sij", n, shift, shift)
-        return cls(
-            total,
-            centre,
-            (m2 + n * square).sum(axis=0),
-            (m3 + 3 * shift * m2 + n * square * shift).sum(axis=0),
-            (m4 + 4 * shift * m3 + 6 * square * m2 + n * square**2).sum(axis=0),
-            comoment,
-        )
+        with np.errstate(over="ignore", invalid="ignore"):  # powers of numbers near the largest: they become inf
+            centre = (n * c).sum(axis=0) / np.maximum(total, 1)
+            shift = np.where(n > 0, c - centre, 0.0)
+            square = shift**2
+            if groups[0].comoment is not None:
+                comoment = np.stack([g.comoment for g in groups]).sum(axis=0)
+                comoment = comoment + np.einsum("gsk,gsi,gsj->sij", n, shift, shift)
+            powers = (
+                (m2 + n * square).sum(axis=0),
+                (m3 + 3 * shift * m2 + n * square * shift).sum(axis=0),
+                (m4 + 4 * shift * m3 + 6 * square * m2 + n * square**2).sum(axis=0),
+            )
+        return cls(total, centre, *powers, comoment)
 
     @property
     def mean(self) -> np.ndarray:

@@ -1,0 +1,119 @@
+"""A traced function of one path as a flat list of equations, ready to be evaluated for many paths at once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import numpy as np
+from jax.extend.core import Literal
+
+# Equations that only call another jaxpr: where it stands among their parameters.
+_CALLS = {
+    "jit": "jaxpr",
+    "pjit": "jaxpr",
+    "closed_call": "call_jaxpr",
+    "core_call": "call_jaxpr",
+    "remat": "jaxpr",
+    "checkpoint": "jaxpr",
+    "remat2": "jaxpr",
+    "custom_jvp_call": "call_jaxpr",
+    "custom_vjp_call": "call_jaxpr",
+    "custom_vjp_call_jaxpr": "fun_jaxpr",
+}
+
+
+class Variable:
+    """A value of the program; its shape and type are those it has on one path."""
+
+    __slots__ = ("dtype", "shape")
+
+    def __init__(self, aval):
+        self.shape, self.dtype = tuple(aval.shape), aval.dtype
+
+    @property
+    def size(self) -> int:
+        count = 1
+        for length in self.shape:
+            count *= length
+        return count
+
+
+@dataclass(frozen=True, eq=False)
+class Constant:
+    """A value known while tracing: a literal, or an array that the function closes over."""
+
+    value: Any
+
+
+Atom = Variable | Constant
+
+
+def shape_of(atom: Atom) -> tuple[int, ...]:
+    """The shape of a value on one path."""
+    return tuple(np.shape(atom.value)) if isinstance(atom, Constant) else atom.shape
+
+
+def as_variable(atom: Atom) -> Variable:
+    """An atom's shape and type."""
+    return Variable(jax.typeof(atom.value)) if isinstance(atom, Constant) else atom
+
+
+@dataclass(frozen=True, eq=False)
+class Equation:
+    """outputs = primitive(inputs; parameters)."""
+
+    primitive: Any
+    inputs: tuple[Atom, ...]
+    outputs: tuple[Variable, ...]
+    parameters: dict
+
+
+@dataclass(frozen=True)
+class Program:
+    """A function as straight-line code, without equations that nothing uses."""
+
+    inputs: tuple[Variable, ...]
+    equations: tuple[Equation, ...]
+    outputs: tuple[Atom, ...]
+
+
+def trace(function: Callable, *arguments) -> tuple[Program, Any]:
+    """The program of a function of pytrees of shapes (or arrays), and the structure of its result."""
+    closed, shape = jax.make_jaxpr(function, return_shape=True)(*arguments)
+    inputs = [Variable(v.aval) for v in closed.jaxpr.invars]
+    equations: list[Equation] = []
+    outputs = _inline(closed.jaxpr, closed.consts, inputs, equations)
+    return Program(tuple(inputs), _needed(equations, outputs), tuple(outputs)), jax.tree.structure(shape)
+
+
+def _inline(jaxpr, constants, arguments, equations: list[Equation]) -> list[Atom]:
+    atoms: dict = dict(zip(jaxpr.constvars, map(Constant, constants))) | dict(zip(jaxpr.invars, arguments))
+
+    def read(v) -> Atom:
+        return Constant(v.val) if isinstance(v, Literal) else atoms[v]
+
+    for equation in jaxpr.eqns:
+        inputs = [read(v) for v in equation.invars]
+        name = equation.primitive.name
+        if name in _CALLS:
+            inner = equation.params[_CALLS[name]]
+            closed = (inner.jaxpr, inner.consts) if hasattr(inner, "jaxpr") else (inner, ())
+            outputs = _inline(*closed, inputs, equations)
+        else:
+            outputs = [Variable(v.aval) for v in equation.outvars]
+            equations.append(Equation(equation.primitive, tuple(inputs), tuple(outputs), equation.params))
+        atoms.update(zip(equation.outvars, outputs))
+    return [read(v) for v in jaxpr.outvars]
+
+
+def _needed(equations: list[Equation], outputs) -> tuple[Equation, ...]:
+    used = {v for v in outputs if isinstance(v, Variable)}
+    kept = []
+    for equation in reversed(equations):
+        if any(v in used for v in equation.outputs):
+            kept.append(equation)
+            used.update(v for v in equation.inputs if isinstance(v, Variable))
+    return tuple(reversed(kept))

@@ -1,0 +1,74 @@
+"""How a chain is compiled: the route, the number of paths in a tile and how many steps are written out.
+
+    "scalars"  at most 8 numbers of state (beside rings of past values): small arrays are taken apart
+    "lanes"    arrays (shape…, paths): elementwise loops over paths, a constant matrix as one matrix product
+    "runs"     arrays (paths, shape…) by JAX's own batching: products of arrays that both differ between paths, as in
+               the training of a model on batches of its own
+
+The rule looks at the traced step alone, never at the clock, and its outcome is stored with every result: bytes
+depend on it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from itograd.simulation.program import Program, Variable
+
+MOST_SCALARS = 8  # numbers of state on the scalar route
+MOST_TAKEN_APART = 16  # elements of an array on the scalar route
+MOST_WRITTEN_OUT = 2  # numbers of state up to which four steps are written out
+CHUNK = 4
+
+
+@dataclass(frozen=True)
+class Route:
+    """The route, the paths of a tile and the steps of a chunk."""
+
+    name: str
+    tile: int
+    chunk: int = 1
+
+    @property
+    def most_scalars(self) -> int:
+        """Arrays of at most so many elements are taken apart."""
+        return MOST_TAKEN_APART if self.name == "scalars" else 1
+
+
+def choose_route(step: Program, state: tuple[Variable, ...]) -> Route:
+    """The route of a step with this state."""
+    size = sum(v.size for v in state)
+    if _multiplies_paths(step, state):
+        return Route("runs", _tile(size, _RUNS))
+    small = [v for v in state if v.size <= MOST_TAKEN_APART]
+    rings = [v for v in state if v.size > MOST_TAKEN_APART]
+    count = sum(v.size for v in small)
+    if 0 < count <= MOST_SCALARS and all(v.shape[1:] in {w.shape for w in small} for v in rings):
+        written_out = CHUNK if count <= MOST_WRITTEN_OUT and not rings else 1
+        return Route("scalars", _tile(size, _LANES), written_out)
+    return Route("lanes", _tile(size, _LANES))
+
+
+# By the numbers of state of a path: tiles whose state and noise stay in a core's own cache.
+_LANES = ((8, 4096), (16, 2048), (64, 1024), (160, 1024), (256, 256), (1024, 128), (4096, 32))
+_RUNS = ((64, 256), (2048, 32))
+
+
+def _tile(size: int, table) -> int:
+    return next((tile for limit, tile in table if size <= limit), 8)
+
+
+def _multiplies_paths(step: Program, state) -> bool:
+    """Whether a matrix product has two operands that both differ between paths, and more than one row each."""
+    varying = {*state, *step.inputs[len(state) : len(state) + 2]}
+    for equation in step.equations:
+        if not any(v in varying for v in equation.inputs):
+            continue
+        varying.update(equation.outputs)
+        if equation.primitive.name == "dot_general" and all(v in varying for v in equation.inputs):
+            shapes = [v.shape for v in equation.inputs if isinstance(v, Variable)]
+            if max(map(len, shapes)) > 1 and max(int(np.prod(s)) for s in shapes) > MOST_TAKEN_APART:
+                return True
+    return False

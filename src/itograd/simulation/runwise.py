@@ -1,0 +1,49 @@
+"""Steps of all paths of a tile with the path as the first axis, by JAX's own batching: the route "runs"."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from itograd.simulation.drawing import Drawing
+from itograd.simulation.evaluation import invariants, run
+from itograd.simulation.lanes import Form
+from itograd.simulation.noise import TileNoise
+from itograd.simulation.routes import Route
+from itograd.simulation.traced import Traced
+
+
+class Runwise:
+    """The route "runs": arrays (paths, …)."""
+
+    def __init__(self, traced: Traced, route: Route, noise: TileNoise):
+        self.traced, self.noise = traced, noise
+        self._form = Form(route.tile, 0)
+        self._known = invariants(traced.step, set(traced.step.inputs))
+        self._drawing = Drawing(traced.step, self._known, self._form, noise, route.chunk, in_step=True)
+
+    def begin(self) -> list[jax.Array]:
+        """The state at step 0."""
+        program = self.traced.start
+        return jax.vmap(lambda *key: run(self._form, program, dict(zip(program.inputs, key))))(*self.noise.keys)
+
+    def advance(self, carry: list, k, end) -> list:
+        """The state at step `end` from the state at step k."""
+        return lax.fori_loop(k, end, self._step, carry)
+
+    def _step(self, k, carry: list) -> list:
+        program = self.traced.step
+        drawn = self._drawing.by_path(k)
+
+        def of_one_path(state, key, drawn):
+            values = dict(zip(program.inputs, [*state, *key, k.astype(jnp.uint32), k])) | self._known
+            return run(self._form, program, values, self._drawing.given(drawn))
+
+        return jax.vmap(of_one_path)(carry, self.noise.keys, drawn)
+
+    def observed(self, carry: list) -> list[jax.Array]:
+        """The observables, (m, paths) for one that has m components."""
+        program = self.traced.observe
+        found = jax.vmap(lambda state: run(self._form, program, dict(zip(program.inputs, state))))(carry)
+        return [value.reshape(self._form.paths, -1).T for value in found]
