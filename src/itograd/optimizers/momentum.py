@@ -24,6 +24,7 @@ import equinox as eqx
 from itograd.optimizers.optimizer import Optimizer
 from itograd.optimizers.sgd import SGDEquation
 from itograd.optimizers.underdamped import UnderdampedEquation, require_underdamped
+from itograd.simulation.precision import plus_times
 from itograd.simulation.schedule import Hyperparameter, Schedule, base, rebased, shape
 from itograd.validation import require, require_choice, require_number
 
@@ -122,7 +123,7 @@ class Momentum(MomentumMethod):
 
     def update(self, state, k, gradient):
         x, q = state
-        q = self._momentum(k) * q + gradient + self.weight_decay * x
+        q = self._momentum(k) * q + plus_times(gradient, self.weight_decay, x)
         return x - self._rate(k) * q, q
 
     def modified_equation(self, problem, order=1):

@@ -18,6 +18,7 @@ import equinox as eqx
 from itograd.optimizers.momentum import MomentumMethod
 from itograd.optimizers.optimizer import Optimizer
 from itograd.optimizers.underdamped import IncreasingMomentumEquation, UnderdampedEquation
+from itograd.simulation.precision import plus_times
 from itograd.simulation.schedule import Hyperparameter, base, rebased, shape
 from itograd.validation import require, require_choice, require_number
 
@@ -26,7 +27,7 @@ POINTS = ("lookahead", "iterate")
 
 def nesterov_step(y, q, gradient, *, rate, momentum, next_momentum, weight_decay):
     """(y, Q, x) after one step; see the head of this file."""
-    d = gradient + weight_decay * y
+    d = plus_times(gradient, weight_decay, y)
     q = momentum * q + d
     return y - rate * (d + next_momentum * q), q, y - rate * d
 

@@ -23,6 +23,7 @@ import jax.numpy as jnp
 from itograd.optimizers.optimizer import Optimizer
 from itograd.problems.problem import Problem
 from itograd.simulation.equation import ModifiedEquation
+from itograd.simulation.precision import plus_times
 from itograd.simulation.schedule import Hyperparameter, Schedule, base, rebased, shape, shape_slope
 from itograd.validation import require_choice, require_number
 
@@ -57,7 +58,7 @@ class SGD(Optimizer):
     def update(self, state, k, gradient):
         x = state
         eta = base(self.learning_rate) * shape(self.learning_rate, k * self.time_per_step)
-        return x - eta * (gradient + self.weight_decay * x)
+        return x - eta * plus_times(gradient, self.weight_decay, x)
 
     def observe(self, state):
         return state
@@ -96,7 +97,7 @@ class SGDEquation(ModifiedEquation):
         return x0
 
     def _force(self, x):
-        return self.problem.gradient(x) + self.weight_decay * x  # ∇F
+        return plus_times(self.problem.gradient(x), self.weight_decay, x)  # ∇F
 
     def _correction(self, t, x):  # the drift terms of order η
         if self.order == 1:
@@ -114,7 +115,7 @@ class SGDEquation(ModifiedEquation):
 
     def increment(self, t, x, dt, z):
         u, eta = shape(self.learning_rate, t), base(self.learning_rate)
-        force = self.problem.perturbed_gradient(x, z, jnp.sqrt(eta / dt)) + self.weight_decay * x
+        force = plus_times(self.problem.perturbed_gradient(x, z, jnp.sqrt(eta / dt)), self.weight_decay, x)
         return dt * (self._correction(t, x) - u * force)
 
     def observe(self, x):

@@ -26,6 +26,7 @@ import jax.numpy as jnp
 
 from itograd.problems.problem import Problem
 from itograd.simulation.equation import ModifiedEquation
+from itograd.simulation.precision import plus_times
 from itograd.simulation.schedule import Hyperparameter, Schedule, base, shape, shape_slope
 from itograd.validation import require, require_choice
 
@@ -82,7 +83,7 @@ class UnderdampedEquation(ModifiedEquation):
         return -base(self.momentum) * shape_slope(self.momentum, t) / self.h
 
     def _force(self, x):
-        return self.problem.gradient(x) + self.weight_decay * x  # ∇F
+        return plus_times(self.problem.gradient(x), self.weight_decay, x)  # ∇F
 
     def start(self, x0):
         return x0, jnp.zeros_like(x0)

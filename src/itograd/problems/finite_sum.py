@@ -26,7 +26,7 @@ from itograd.problems.layout import Layout
 from itograd.problems.problem import Problem
 from itograd.problems.sampling import SAMPLINGS, batch_indices, covariance_factor
 from itograd.simulation.draws import Draws
-from itograd.simulation.precision import portable
+from itograd.simulation.precision import plus_times, portable
 from itograd.validation import require, require_choice, require_count, require_number
 
 # Σ is formed as a matrix up to this dimension (32 MB in float64). Where only a sum over the examples'
@@ -124,22 +124,22 @@ class FiniteSum(Problem):
         return jnp.mean(self._losses(x, self.data)) + self.l2 / 2 * jnp.sum(x**2)
 
     def gradient(self, x):
-        return self._weighted_gradient(x, 1 / self.dataset_size, self.data) + self.l2 * x
+        return plus_times(self._weighted_gradient(x, 1 / self.dataset_size, self.data), self.l2, x)
 
     def noisy_gradient(self, x, draws: Draws):
         index = batch_indices(draws, self.sampling, self.dataset_size, self.batch_size)
-        return self._weighted_gradient(x, 1 / self.batch_size, _examples(self.data, index)) + self.l2 * x
+        return plus_times(self._weighted_gradient(x, 1 / self.batch_size, _examples(self.data, index)), self.l2, x)
 
     def noise_root(self, x, z):
         return self._weighted_gradient(x, self._noise_weights(z), self.data)
 
     def perturbed_gradient(self, x, z, scale):
         weights = 1 / self.dataset_size + scale * self._noise_weights(z)
-        return self._weighted_gradient(x, weights, self.data) + self.l2 * x
+        return plus_times(self._weighted_gradient(x, weights, self.data), self.l2, x)
 
     def per_example_gradients(self, x: Float[Array, " d"]) -> Float[Array, "N d"]:
         """∇l_i(x), one row an example; their mean is `gradient(x)`. Forms N·d numbers."""
-        return self._gradients(x, self.data) + self.l2 * x
+        return plus_times(self._gradients(x, self.data), self.l2, x)
 
     def noise_covariance(self, x):
         require(
@@ -203,7 +203,7 @@ class FiniteSum(Problem):
 
 def _examples(data, index):
     """The example at an index, or those at an array of them; all indices lie inside."""
-    return jax.tree.map(lambda leaf: jnp.asarray(leaf).at[index].get(mode="promise_in_bounds"), data)
+    return jax.tree.map(lambda leaf: jnp.asarray(leaf).at[index].get(mode="promise_in_bounds", wrap_negative_indices=False), data)
 
 
 def _named_leaves(name, tree):

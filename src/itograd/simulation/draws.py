@@ -91,11 +91,12 @@ class Draws:
         """±1 with probability 1/2 each; one word serves 32 of them, of neighbouring steps where a step needs few."""
         count = math.prod(shape)
         if count <= MOST_SHARED_BITS:
-            bits = self._draw("bits", 1, n=count)[0] >> jnp.arange(count, dtype=jnp.uint32)
+            words, places = self._draw("bits", 1, n=count)[0], np.arange(count)
         else:
-            words = self.words((count + 31) // 32)
-            bits = (words[:, None] >> jnp.arange(32, dtype=jnp.uint32)).reshape(-1)[:count]
-        return (2 * (bits & np.uint32(1)).astype(float) - 1).reshape(shape)
+            words, places = self.words((count + 31) // 32)[:, None], np.arange(32)
+        upper = words << (31 - places).astype(np.uint32)  # the bit as the sign of a float32
+        signs = jax.lax.bitcast_convert_type(upper & np.uint32(1 << 31) ^ np.uint32(0xBF800000), jnp.float32)
+        return signs.reshape(-1)[:count].astype(float).reshape(shape)
 
     def three_point(self, shape: tuple[int, ...] = ()) -> jax.Array:
         """±√3 with probability 1/6 each, else 0: the normal's moments up to the fifth."""

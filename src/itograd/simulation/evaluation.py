@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import partial
 
 import jax
+import numpy as np
 
 from itograd.simulation.lane_rules import LANE_RULES
 from itograd.simulation.lanes import Form, Scalars, depends_on_path
@@ -28,7 +29,7 @@ def evaluate(form: Form, equation: Equation, inputs: list) -> list:
     if primitive.name in LANE_RULES:
         found = LANE_RULES[primitive.name](form, equation, inputs)
         if found is not None:
-            return [found if isinstance(found, Scalars) else form.value(found, equation.outputs[0])]
+            return [found if depends_on_path(found) else form.value(found, equation.outputs[0])]
     return mapped(form, equation, inputs)
 
 
@@ -61,6 +62,14 @@ def run(form: Form, program: Program, values: dict, replaced=None) -> list:
         outputs = evaluate(form, equation, inputs) if outputs is None else outputs
         values.update(zip(equation.outputs, outputs))
     return [read(a, values) for a in program.outputs]
+
+
+def take_apart(form: Form, program: Program, known: dict) -> None:
+    """Take small arrays that are the same for all paths apart, here and now, outside of loops."""
+    values = [a.value for e in program.equations for a in e.inputs if isinstance(a, Constant)] + list(known.values())
+    for value in values:
+        if np.size(value) <= form.most_scalars:
+            form.scalars(value)
 
 
 def invariants(program: Program, varying: set[Variable]) -> dict:

@@ -6,11 +6,13 @@ every elementwise loop runs over neighbouring paths and a constant matrix times 
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from itograd.simulation.lanes import Form, Scalars, depends_on_path
+from itograd.simulation.lanes import Form, Ring, Scalars, depends_on_path
 from itograd.simulation.program import Equation, shape_of
 from itograd.simulation.scalar_rules import ELEMENTWISE, gathered, takes_rows
 
@@ -24,6 +26,14 @@ def _elementwise(form: Form, equation: Equation, inputs: list):
         array = array.reshape(*(1,) * missing, *array.shape)
         operands.append(jnp.broadcast_to(array, shape))
     return equation.primitive.bind(*operands, **equation.parameters)
+
+
+def _div(form, equation, inputs):
+    """A division by what is the same for all paths is a multiplication: one reciprocal serves them all."""
+    x, divisor = inputs
+    if depends_on_path(divisor) or not jnp.issubdtype(equation.outputs[0].dtype, jnp.floating):
+        return _elementwise(form, equation, inputs)
+    return _elementwise(form, replace(equation, primitive=lax.mul_p), [x, 1 / jnp.asarray(divisor)])
 
 
 def _array_rule(rule):
@@ -81,7 +91,7 @@ def _dynamic_slice(form, equation, inputs):
     table, *start = inputs
     sizes, shape = equation.parameters["slice_sizes"], shape_of(equation.inputs[0])
     if not any(map(depends_on_path, start)):
-        return lax.dynamic_slice(table.array, (*start, 0), (*sizes, form.paths))
+        return lax.dynamic_slice(form.lanes(table), (*start, 0), (*sizes, form.paths))
     row_only = sizes[0] == 1 and tuple(sizes[1:]) == tuple(shape[1:])
     if not row_only or any(map(depends_on_path, start[1:])):
         return None
@@ -94,11 +104,12 @@ def _dynamic_slice(form, equation, inputs):
 
 def recalled(form: Form, table, index) -> list:
     """The elements of table[index], each (paths,), where table (n, rest…, paths) and index (paths,) differ by path."""
-    array = form.lanes(table)
+    array = table.array if isinstance(table, Ring) else form.lanes(table)
     n, width = array.shape[0], array[0, ..., 0].size
     line, lane = array.reshape(-1), jnp.arange(form.paths, dtype=jnp.int32)
     row = lax.clamp(0, index.astype(jnp.int32), n - 1) * (width * form.paths) + lane
-    return [gathered(line, row + j * form.paths) for j in range(width)]
+    found = [gathered(line, row + j * form.paths) for j in range(width)]
+    return [found[0].real, found[0].imag] if isinstance(table, Ring) else found
 
 
 def _gather(form, equation, inputs):
@@ -118,10 +129,14 @@ def _dynamic_update_slice(form, equation, inputs):
     operand, update, *start = inputs
     if any(map(depends_on_path, start)):
         return None
+    if isinstance(operand, Ring):
+        row = lax.complex(*(form.spread(e) for e in form.scalars(update).ravel()))[None]
+        return Ring(lax.dynamic_update_slice(operand.array, row, (start[0], 0)))
     return lax.dynamic_update_slice(form.lanes(operand), form.lanes(update), (*start, 0))
 
 
 LANE_RULES = dict.fromkeys(ELEMENTWISE, _elementwise) | {
+    "div": _div,
     "broadcast_in_dim": _array_rule(_broadcast_in_dim),
     "reshape": _array_rule(lambda x, p, paths: x.reshape(*p["new_sizes"], paths)),
     "squeeze": _array_rule(lambda x, p, _: lax.squeeze(x, p["dimensions"])),

@@ -15,10 +15,10 @@ import jax.numpy as jnp
 from jax import lax
 
 from itograd.simulation.drawing import Drawing, key_values
-from itograd.simulation.evaluation import invariants, run
-from itograd.simulation.lanes import Form, Lanes, Scalars
+from itograd.simulation.evaluation import invariants, run, take_apart
+from itograd.simulation.lanes import Form, Lanes, Ring, Scalars
 from itograd.simulation.noise import TileNoise
-from itograd.simulation.routes import Route
+from itograd.simulation.routes import Route, row_updates
 from itograd.simulation.traced import Traced
 
 
@@ -29,7 +29,9 @@ class Lanewise:
         self.traced, self.chunk = traced, route.chunk
         self.form = Form(route.tile, route.most_scalars)
         self._known = invariants(traced.step, set(traced.step.inputs))
+        take_apart(self.form, traced.step, self._known)
         self._keys = key_values(noise, traced.step.inputs[-4:-2])
+        self._rings = {v for v in row_updates(traced.step, traced.state) if v.shape[1:] == (2,) and _in_pairs(v)}
         one_pair = route.name == "scalars" and sum(v.size for v in traced.state) <= 2
         self.drawing = Drawing(traced.step, self._known, self.form, noise, route.chunk, in_step=one_pair)
 
@@ -45,10 +47,18 @@ class Lanewise:
             if self.form.is_small(variable):
                 elements = [self.form.spread(e).astype(variable.dtype) for e in self.form.scalars(value).ravel()]
                 (floats if _in_pairs(variable) else others).extend(elements)
+            elif variable in self._rings:
+                others.append(self._ring(value).array)
             else:
                 others.append(self.form.lanes(value))
         pairs = [lax.complex(a, b) for a, b in zip(floats[::2], floats[1::2])]
         return pairs + floats[len(floats) // 2 * 2 :] + others
+
+    def _ring(self, value) -> Ring:
+        if isinstance(value, Ring):
+            return value
+        array = self.form.lanes(value)
+        return Ring(lax.complex(array[:, 0], array[:, 1]))
 
     def _unpacked(self, arrays: list) -> list:
         small = [v for v in self.traced.state if self.form.is_small(v)]
@@ -60,7 +70,7 @@ class Lanewise:
         values: list = []
         for variable in self.traced.state:
             if not self.form.is_small(variable):
-                values.append(Lanes(rest.pop(0)))
+                values.append((Ring if variable in self._rings else Lanes)(rest.pop(0)))
                 continue
             source = floats if _in_pairs(variable) else rest
             values.append(Scalars.of([source.pop(0) for _ in range(variable.size)], variable.shape))
@@ -68,13 +78,14 @@ class Lanewise:
 
     def _chunk_of_steps(self, carry: list, k, end, window_start, window: list) -> list:
         """The state after the steps k … of one chunk; steps from `end` on are not made."""
-        chunk = self.drawing.for_chunk(k)
+        chunk, form = self.drawing.for_chunk(k), self.form.within()
+        program = self.traced.step
         for position in range(self.chunk):
             at = k + position
             drawn = self.drawing.at(at, position, window_start, window, chunk)
-            values = dict(zip(self.traced.step.inputs, [*self._unpacked(carry), *self._keys.values()]))
-            values |= dict(zip(self.traced.step.inputs[-2:], (at.astype(jnp.uint32), at))) | self._known
-            after = self._packed(run(self.form, self.traced.step, values, self.drawing.in_place_of(drawn)))
+            values = dict(zip(program.inputs, [*self._unpacked(carry), *self._keys.values()]))
+            values |= dict(zip(program.inputs[-2:], (at.astype(jnp.uint32), at))) | self._known
+            after = self._packed(run(form, program, values, self.drawing.in_place_of(drawn)))
             carry = after if self.chunk == 1 else [lax.select_n(at < end, a, b) for a, b in zip(carry, after)]
         return carry
 

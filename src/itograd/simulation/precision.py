@@ -33,10 +33,13 @@ def double() -> AbstractContextManager:
 def as_traced(tree, dtype: str):
     """The tree with every float (Python's or an array) as an array of `dtype`, to be traced rather than baked in.
 
-    Step sizes and matrices then enter a compiled step as arguments: a ladder of learning rates compiles once.
+    Step sizes and matrices then enter a compiled step as arguments: a ladder of learning rates compiles once. Zeros
+    stay what they are, so that what is switched off costs nothing (`plus_times`).
     """
 
     def cast(leaf):
+        if is_off(leaf):
+            return leaf
         if isinstance(leaf, float | np.floating):
             return jnp.asarray(leaf, dtype)
         if isinstance(leaf, np.ndarray | jax.Array):
@@ -44,6 +47,16 @@ def as_traced(tree, dtype: str):
         return leaf
 
     return jax.tree.map(cast, tree)
+
+
+def is_off(coefficient) -> bool:
+    """Whether a coefficient is the number 0 itself, not a traced one."""
+    return isinstance(coefficient, float) and coefficient == 0
+
+
+def plus_times(value, coefficient, x):
+    """value + coefficient·x, which is `value` where the coefficient is switched off."""
+    return value if is_off(coefficient) else value + coefficient * x
 
 
 def portable(function: Callable) -> Callable:

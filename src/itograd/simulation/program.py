@@ -86,6 +86,7 @@ def trace(function: Callable, *arguments) -> tuple[Program, Any]:
     inputs = [Variable(v.aval) for v in closed.jaxpr.invars]
     equations: list[Equation] = []
     outputs = _inline(closed.jaxpr, closed.consts, inputs, equations)
+    equations, outputs = without_wrapping(equations, outputs)
     return Program(tuple(inputs), _needed(equations, outputs), tuple(outputs)), jax.tree.structure(shape)
 
 
@@ -117,3 +118,43 @@ def _needed(equations: list[Equation], outputs) -> tuple[Equation, ...]:
             kept.append(equation)
             used.update(v for v in equation.inputs if isinstance(v, Variable))
     return tuple(reversed(kept))
+
+
+def without_wrapping(equations: list[Equation], outputs: list[Atom]) -> tuple[list[Equation], list[Atom]]:
+    """The equations without the test i < 0 that `array[i]` makes, where i is known not to be negative.
+
+    Known is what a draw of an index or of a delay gives, a number masked by a positive literal, and what only moves or
+    converts these.
+    """
+    natural: set[Variable] = set()
+    false: set[Variable] = set()
+    instead: dict[Variable, Atom] = {}
+
+    def now(atom: Atom) -> Atom:
+        return instead.get(atom, atom) if isinstance(atom, Variable) else atom
+
+    kept = []
+    for e in equations:
+        inputs, name = tuple(map(now, e.inputs)), e.primitive.name
+        if name == "select_n" and inputs[0] in false:
+            instead[e.outputs[0]] = inputs[1]
+            continue
+        kept.append(Equation(e.primitive, inputs, e.outputs, e.parameters))
+        if _is_natural(name, inputs, e.parameters, natural):
+            natural.update(e.outputs)
+        elif name == "lt" and inputs[0] in natural and _is_literal(inputs[1], lambda value: value == 0):
+            false.update(e.outputs)
+    return kept, [now(a) for a in outputs]
+
+
+def _is_natural(name: str, inputs, parameters: dict, natural: set) -> bool:
+    if name == "draw":
+        return parameters["kind"] in ("index", "geometric")
+    if name == "and":
+        return any(a in natural or _is_literal(a, lambda value: 0 <= value < 2**31) for a in inputs)
+    moves = ("squeeze", "reshape", "broadcast_in_dim", "slice", "convert_element_type", "transpose", "copy")
+    return name in moves and inputs[0] in natural
+
+
+def _is_literal(atom: Atom, holds: Callable) -> bool:
+    return isinstance(atom, Constant) and np.ndim(atom.value) == 0 and not hasattr(atom.value, "aval") and holds(atom.value)

@@ -19,7 +19,7 @@ from itograd.simulation.program import Program, Variable
 
 MOST_SCALARS = 8  # numbers of state on the scalar route
 MOST_TAKEN_APART = 16  # elements of an array on the scalar route
-MOST_WRITTEN_OUT = 2  # numbers of state up to which four steps are written out
+MOST_WRITTEN_OUT = 4  # numbers of state up to which four steps are written out
 CHUNK = 4
 
 
@@ -47,12 +47,20 @@ def choose_route(step: Program, state: tuple[Variable, ...]) -> Route:
     count = sum(v.size for v in small)
     if 0 < count <= MOST_SCALARS and all(v.shape[1:] in {w.shape for w in small} for v in rings):
         written_out = CHUNK if count <= MOST_WRITTEN_OUT and not rings else 1
-        return Route("scalars", _tile(size, _LANES), written_out)
+        return Route("scalars", _SCALARS if not rings else _RINGS, written_out)
     return Route("lanes", _tile(size, _LANES))
 
 
+def row_updates(step: Program, state: tuple[Variable, ...]) -> set[Variable]:
+    """The leaves of the state of which a step changes a part in place, as a ring of past values."""
+    after = dict(zip(step.outputs, state))
+    changed = [e for e in step.equations if e.primitive.name == "dynamic_update_slice"]
+    return {e.inputs[0] for e in changed if e.inputs[0] is after.get(e.outputs[0])}
+
+
 # By the numbers of state of a path: tiles whose state and noise stay in a core's own cache.
-_LANES = ((8, 4096), (16, 2048), (64, 1024), (160, 1024), (256, 256), (1024, 128), (4096, 32))
+_SCALARS, _RINGS = 8192, 4096
+_LANES = ((16, 2048), (64, 1024), (256, 1024), (1024, 128), (4096, 32))
 _RUNS = ((64, 256), (2048, 32))
 
 

@@ -13,31 +13,44 @@ import numpy as np
 from jax import lax
 
 from itograd.simulation.lanes import Form, Scalars, depends_on_path
-from itograd.simulation.program import Equation, shape_of
+from itograd.simulation.linear_forms import combined, is_number
+from itograd.simulation.program import Equation, as_variable, shape_of
 
 ELEMENTWISE = frozenset(
-    """abs acos acosh add add_any and asin asinh atan atan2 atanh cbrt ceil clamp convert_element_type copy copy_p cos
+    """abs acos acosh add add_any and asin asinh atan atan2 atanh bitcast_convert_type cbrt ceil clamp convert_element_type copy copy_p cos
     cosh div eq erf erf_inv erfc exp exp2 expm1 floor ge gt integer_pow is_finite le lgamma log log1p logistic lt max
     min mul ne neg nextafter not or population_count pow reduce_precision rem round rsqrt select_n shift_left
     shift_right_arithmetic shift_right_logical sign sin sinh sqrt square sub tan tanh xor""".split()
 )
 
 
-def _is_number(element, value: float) -> bool:
-    """Whether an element is the number `value`, known while tracing."""
-    return isinstance(element, np.generic | float | int) and element == value
+_LINEAR = frozenset(("add", "add_any", "sub", "mul", "div", "neg"))
 
 
-def apply(form: Form, primitive, elements: list, parameters: dict):
+def apply(form: Form, equation: Equation, elements: list):
+    """One elementwise equation on one element of each operand."""
+    return apply_primitive(form, equation.primitive, elements, equation.parameters)
+
+
+def apply_primitive(form: Form, primitive, elements: list, parameters: dict):
     """One elementwise primitive on one element of each operand."""
-    if primitive.name in ("add", "add_any"):  # zeros come from the padding that a derivative of x[i] makes
-        if _is_number(elements[0], 0):
+    name = primitive.name
+    if name in ("add", "add_any"):  # zeros come from the padding that a derivative of x[i] makes
+        if is_number(elements[0], 0):
             return elements[1]
-        if _is_number(elements[1], 0):
+        if is_number(elements[1], 0):
             return elements[0]
-    if any(jnp.ndim(e) == 1 for e in elements):
+    if name in _LINEAR and jnp.issubdtype(_dtype(elements), jnp.floating):
+        found = combined(name, elements, form.spread, form.product)
+        if found is not None:
+            return found
+    if any(form.differs(e) for e in elements):
         elements = [form.spread(e) for e in elements]
     return primitive.bind(*elements, **parameters)
+
+
+def _dtype(elements):
+    return next((e.dtype for e in elements if hasattr(e, "dtype")), jnp.result_type(float))
 
 
 def _broadcast(arrays: list[np.ndarray]) -> list[np.ndarray]:
@@ -55,7 +68,7 @@ def _map(function, *arrays: np.ndarray) -> np.ndarray:
 
 def _elementwise(form: Form, equation: Equation, inputs: list) -> np.ndarray:
     arrays = [form.scalars(x) for x in inputs]
-    return _map(lambda *e: apply(form, equation.primitive, list(e), equation.parameters), *arrays)
+    return _map(lambda *e: apply(form, equation, list(e)), *arrays)
 
 
 def _moved(move):
@@ -114,15 +127,16 @@ def _reduction(primitive, identity=None):
 
 
 def _pairwise(form, primitive, a, b):
-    return apply(form, primitive, [a, b], {})
+    return apply_primitive(form, primitive, [a, b], {})
 
 
 def _dot_general(form, equation, inputs):
     ((left, right), (left_batch, right_batch)) = equation.parameters["dimension_numbers"]
     if left_batch:
         return None
-    dtype = equation.outputs[0].dtype
-    a, b = (form.scalars(x) for x in inputs)
+    if any(v.dtype != equation.outputs[0].dtype for v in map(as_variable, equation.inputs)):
+        return None
+    a, b = (_map(form.closed, form.scalars(x)) for x in inputs)
     a = a.transpose(*(i for i in range(a.ndim) if i not in left), *left)
     b = b.transpose(*(i for i in range(b.ndim) if i not in right), *right)
     depth = int(np.prod(a.shape[a.ndim - len(left) :], dtype=int))
@@ -132,14 +146,14 @@ def _dot_general(form, equation, inputs):
     result = np.empty((a.size // depth, b.size // depth), object)
     rows, columns = a.reshape(-1, depth), b.reshape(-1, depth)
     for i, j in itertools.product(range(len(rows)), range(len(columns))):
-        products = [apply(form, lax.mul_p, [x, y], {}) for x, y in zip(rows[i], columns[j])]
-        result[i, j] = functools.reduce(functools.partial(_pairwise, form, lax.add_p), products).astype(dtype)
+        products = [apply_primitive(form, lax.mul_p, [x, y], {}) for x, y in zip(rows[i], columns[j])]
+        result[i, j] = functools.reduce(functools.partial(_pairwise, form, lax.add_p), products)
     return result.reshape(free)
 
 
 def _select_n(form, equation, inputs):
     which, *cases = (form.scalars(x) for x in inputs)
-    return _map(lambda w, *c: apply(form, equation.primitive, [w, *c], {}), which, *cases)
+    return _map(lambda *e: apply(form, equation, list(e)), which, *cases)
 
 
 def takes_rows(equation: Equation) -> bool:

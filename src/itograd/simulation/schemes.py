@@ -218,11 +218,12 @@ class DiscretisedEquation(Chain):
     def step(self, state, k, draws):
         brownian = draws.of(BROWNIAN)
         dim = self.scheme.noise_dim(self.equation)
-        fine = [brownian]
-        if self.merged > 1:
+        if self.merged == 1:
+            z, first = self.scheme.increments(brownian, dim), brownian
+        else:
             fine = [brownian.at_step(k * self.merged + j) for j in range(self.merged)]
-        z = sum(self.scheme.increments(d, dim) for d in fine) / math.sqrt(self.merged)
-        return self.scheme.step(self.equation, k * self.dt, state, self.dt, z, fine[0])
+            z, first = sum(self.scheme.increments(d, dim) for d in fine) / math.sqrt(self.merged), fine[0]
+        return self.scheme.step(self.equation, k * self.dt, state, self.dt, z, first)
 
     def observe(self, state):
         return self.equation.observe(state)
