@@ -36,7 +36,8 @@ lint: $(VENV)/ready-lint
 	$(BIN)/mypy
 
 bench: $(VENV)/ready-test
-	$(BIN)/python -m benchmarks
+	$(BIN)/pip install --quiet --constraint constraints.txt --group bench || echo "torchsde cannot be installed here: its column is left out"
+	$(BIN)/python -m benchmarks --write docs/performance.md $(BENCH)
 
 clean:
 	rm -rf $(VENV) itograd-check

@@ -18,6 +18,8 @@ _HOMES = {
     "Nesterov": "itograd.optimizers.nesterov",
     "Optimizer": "itograd.optimizers.optimizer",
     "SGD": "itograd.optimizers.sgd",
+    "control_variates": "itograd.analysis.control_variates",
+    "coupled_difference": "itograd.analysis.coupling",
     "fit_weak_order": "itograd.analysis.weak_order",
     "from_optax": "itograd.optimizers.from_optax",
     "load": "itograd.simulation.result",
@@ -31,6 +33,7 @@ _HOMES = {
     "stationary_covariance": "itograd.analysis.moments",
     "verdict": "itograd.analysis.verdict",
     "weak_error": "itograd.analysis.weak_error",
+    "weak_error_within": "itograd.analysis.weak_error",
     "weak_order": "itograd.analysis.weak_order",
 }
 _MODULES = {"analysis", "problems", "schedules", "simulation"}

@@ -18,7 +18,6 @@ from itograd.optimizers.sgd import SGD
 from itograd.problems.landscapes import FlatSharp
 from itograd.problems.quadratic import Quadratic
 from itograd.simulation.draws import Draws
-from itograd.simulation.threefry import path_key, seed_words
 from itograd.simulation.precision import DTYPES, as_traced, double, precision
 from itograd.simulation.schedule import (
     Cosine,
@@ -30,6 +29,7 @@ from itograd.simulation.schedule import (
     base,
     shape,
 )
+from itograd.simulation.threefry import path_key, seed_words
 
 STEPPED = Piecewise(0.05, (3.0, 7.0), (1.0, 0.5, 0.1))
 WAVE = Function(0.9, lambda t: 1 + 0.08 * jnp.sin(t))  # a momentum between .83 and .97

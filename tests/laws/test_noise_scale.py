@@ -18,8 +18,8 @@ from itograd.problems.finite_sum import FiniteSum
 from itograd.problems.landscapes import Circle
 from itograd.problems.quadratic import Quadratic
 from itograd.simulation.draws import Draws
-from itograd.simulation.threefry import path_key, seed_words
 from itograd.simulation.precision import double
+from itograd.simulation.threefry import path_key, seed_words
 
 MAX_Z = 4.5
 

@@ -157,6 +157,7 @@ class Shrinking(ig.SGD):
         ({"steps": None, "save_at": [0.2, 0.1]}, "increase"),
         ({"save_at": [0.1]}, "not both"),
         ({"dtype": "float16"}, "dtype"),
+        ({"noise": "dice"}, "noise must be one of"),
         ({"quantiles": [1.5]}, "quantiles"),
         ({"keep_paths": 5000}, "keep_paths"),
         ({"seed": -3}, "seed"),

@@ -22,9 +22,9 @@ from scipy import stats
 from itograd.problems.problem import Amplified, GaussianNoise, Problem
 from itograd.problems.sampling import covariance_factor
 from itograd.simulation.draws import Draws
-from itograd.simulation.threefry import path_key, seed_words
 from itograd.simulation.interrupt import safe_point
 from itograd.simulation.precision import as_traced, double
+from itograd.simulation.threefry import path_key, seed_words
 from itograd.validation import require, require_count, require_number
 
 MIN_REPLICATES = 8

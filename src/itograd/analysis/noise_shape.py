@@ -18,8 +18,8 @@ from scipy.linalg import eigh_tridiagonal
 from itograd.analysis.noise_scale import MIN_REPLICATES, batch_gradients, require_point
 from itograd.problems.problem import Problem
 from itograd.simulation.draws import Draws
-from itograd.simulation.threefry import path_key, seed_words
 from itograd.simulation.precision import as_traced, double
+from itograd.simulation.threefry import path_key, seed_words
 from itograd.validation import require, require_count, require_number
 
 # Where η λ N/B is below this, reshuffling suppresses the stationary noise to be seen: its ratio to the

@@ -30,10 +30,10 @@ from itograd.problems.explicit_noise import NOISE_LAWS, ExplicitNoise, NoiseLaw
 from itograd.problems.problem import Amplified, GaussianNoise, Problem
 from itograd.simulation.chain import Chain
 from itograd.simulation.draws import Draws
-from itograd.simulation.threefry import path_key, seed_words
 from itograd.simulation.equation import ModifiedEquation
 from itograd.simulation.precision import as_traced, double
 from itograd.simulation.schemes import DiscretisedEquation, EulerMaruyama, HeunDrift, WeakOrder2
+from itograd.simulation.threefry import path_key, seed_words
 from itograd.validation import require, require_count, require_number
 
 Process = Optimizer | Chain | ModifiedEquation

@@ -203,7 +203,9 @@ class FiniteSum(Problem):
 
 def _examples(data, index):
     """The example at an index, or those at an array of them; all indices lie inside."""
-    return jax.tree.map(lambda leaf: jnp.asarray(leaf).at[index].get(mode="promise_in_bounds", wrap_negative_indices=False), data)
+    return jax.tree.map(
+        lambda leaf: jnp.asarray(leaf).at[index].get(mode="promise_in_bounds", wrap_negative_indices=False), data
+    )
 
 
 def _named_leaves(name, tree):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Generator
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,7 @@ import xarray as xr
 
 from itograd.simulation.accuracy import MINIMUM_PATHS, Target
 from itograd.simulation.engine import Ensemble
-from itograd.simulation.pieces import Piece, joined
+from itograd.simulation.pieces import Piece
 from itograd.simulation.progress import Progress
 from itograd.simulation.statistics import Merged, Moments
 from itograd.simulation.store import Nowhere, Store
@@ -59,17 +59,17 @@ def collect(ensemble: Ensemble, plan: Plan, store: Store | Nowhere, threads=None
 
     Raises KeyboardInterrupt, with the store complete and the way to go on in its message, on an interrupt.
     """
-    merged, kept, done, limit = Merged(), [], 0, plan.whole
+    merged, kept, done = Merged(), [], 0
+    least = max(MINIMUM_PATHS, plan.keep_paths)
     try:
         with Progress(plan.paths, progress) as bar, closing(_pieces(ensemble, plan, store, threads)) as pieces:
             for piece in pieces:
                 merged.add(piece.moments) if piece.tiles == 1 else merged.add_group(piece.moments)
-                room = limit - done
-                if piece.values is not None and room > 0:
-                    kept.append(replace(piece, values=piece.values[:, :room]))
+                if piece.values is not None:
+                    kept.append(piece.values)
                 done += piece.paths
                 bar.advance(piece.paths)
-                if plan.target and piece.ends_group and done >= MINIMUM_PATHS:
+                if plan.target and piece.ends_group and done >= least:
                     ratio = plan.target.ratio(merged.total)
                     bar.describe(f"paths (s.e. {ratio:.3g} × target)")
                     if ratio <= 1:
@@ -80,7 +80,7 @@ def collect(ensemble: Ensemble, plan: Plan, store: Store | Nowhere, threads=None
         if store.way_on:
             raise KeyboardInterrupt(store.way_on) from None
         raise
-    return Collected(done, merged.total, joined(kept))
+    return Collected(done, merged.total, np.concatenate(kept, axis=1) if kept else None)
 
 
 def _pieces(ensemble: Ensemble, plan: Plan, store: Store | Nowhere, threads) -> Generator[Piece, None, None]:

@@ -3,9 +3,9 @@
     state = Philox4x32-10(key = seed; tile, step, lane, block)    eight generators to a stream
     words = xoshiro256++(state)                                   in the order of (row, path in the tile)
 
-Salmon et al. (2011) and Blackman, Vigna (2021). A word is a function of (seed, tile, step, lane, row, path in the tile),
-and the bytes of the numbers made of it depend on nothing else: not on how many steps or tiles one call fills, nor on the
-instruction set. `docs/noise.md` has the laws, their errors and their speed.
+Salmon et al. (2011) and Blackman, Vigna (2021). A word is a function of (seed, tile, step, lane, row, path in the
+tile), and the bytes of the numbers made of it depend on nothing else: not on how many steps or tiles one call fills,
+nor on the instruction set. `docs/noise.md` has the laws, their errors and their speed.
 """
 
 from __future__ import annotations
@@ -21,6 +21,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from itograd.validation import require, require_choice
+
+# What native/noise.h says: a library that was built from other sources than these is refused.
+INTERFACE = 1
 
 # In the order of `enum kind` and `enum instruction_set` in native/noise.h.
 KINDS = ("words", "normal", "two_point", "three_point", "uniform", "index", "geometric")
@@ -142,6 +145,8 @@ def _load() -> tuple[ctypes.CDLL | None, str]:
         # A library made for another version of XLA's interface harms the backend only if it is registered first.
         jax.devices("cpu")
         library = ctypes.CDLL(str(found[0]))
+        if library.itograd_noise_interface() != INTERFACE:
+            return None, f"{found[0].name} was built from other sources; install itograd again"
         library.itograd_noise_supports.argtypes = [ctypes.c_int]
         jax.ffi.register_ffi_target(_TARGET, jax.ffi.pycapsule(library.itograd_noise), platform="cpu")
     except Exception as error:  # whatever fails, pure JAX serves instead

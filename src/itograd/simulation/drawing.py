@@ -27,6 +27,7 @@ from itograd.simulation.noise import TileNoise
 from itograd.simulation.program import Constant, Equation, Program, Variable
 
 _WINDOW = 32
+_MANY = 64
 _WINDOW_BYTES = 128 * 1024
 
 
@@ -78,6 +79,7 @@ class Drawing:
         self._key = program.inputs[-4:-2]
         self._window: list[Bulk] = []
         self._chunk: list[Bulk] = []
+        self._in_step: list[Bulk] = []
         for equation in program.equations:
             parameters = equation.inputs[3:]
             own = equation.primitive is draw_p and equation.inputs[:3] == program.inputs[-4:-1]
@@ -88,6 +90,8 @@ class Drawing:
                 self._window.append(bulk)
             elif noise.source == "compiled":
                 self._chunk.append(bulk)
+            else:
+                self._in_step.append(bulk)
         self.window = self._window_length()
 
     def _window_length(self) -> int:
@@ -116,12 +120,19 @@ class Drawing:
         return values
 
     def by_path(self, step) -> list[jax.Array]:
-        """The numbers drawn for a step where the path is the first axis, (paths, count) each."""
-        return [numbers[0].T for numbers in self.for_chunk(step)]
+        """The numbers drawn for a step where the path is the first axis, (paths, count) each: a path's own together."""
+        if self.noise.source == "compiled":
+            return [numbers.reshape(self.form.paths, -1) for numbers in self.for_chunk(step)]
+        return [self.noise.by_path(step, bulk.ratio, **bulk.law) for bulk in self._many()]
+
+    def _many(self) -> list[Bulk]:
+        """The draws that are made ahead of a step where the path is the first axis."""
+        many = self.noise.source == "compiled"
+        return self._chunk if many else [b for b in self._in_step if b.law["count"] >= _MANY]
 
     def given(self, drawn: list):
         """`in_place_of` for one path, with its own numbers from `by_path`."""
-        values = {bulk.equation: numbers for bulk, numbers in zip(self._chunk, drawn)}
+        values = {bulk.equation: numbers for bulk, numbers in zip(self._many(), drawn)}
         return lambda equation, inputs: [values[equation]] if equation in values else None
 
     def in_place_of(self, drawn: dict):

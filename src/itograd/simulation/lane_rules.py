@@ -135,24 +135,40 @@ def _dynamic_update_slice(form, equation, inputs):
     return lax.dynamic_update_slice(form.lanes(operand), form.lanes(update), (*start, 0))
 
 
-LANE_RULES = dict.fromkeys(ELEMENTWISE, _elementwise) | {
-    "div": _div,
-    "broadcast_in_dim": _array_rule(_broadcast_in_dim),
-    "reshape": _array_rule(lambda x, p, paths: x.reshape(*p["new_sizes"], paths)),
-    "squeeze": _array_rule(lambda x, p, _: lax.squeeze(x, p["dimensions"])),
-    "expand_dims": _array_rule(lambda x, p, _: lax.expand_dims(x, p["dimensions"])),
-    "transpose": _array_rule(lambda x, p, _: x.transpose(*p["permutation"], x.ndim - 1)),
-    "rev": _array_rule(lambda x, p, _: lax.rev(x, p["dimensions"])),
-    "slice": _array_rule(_slice),
-    "concatenate": _concatenate,
-    "stack": _stack,
-    "pad": _pad,
-    "dot_general": _dot_general,
-    "gather": _gather,
-    "dynamic_slice": _dynamic_slice,
-    "dynamic_update_slice": _dynamic_update_slice,
-} | dict.fromkeys(
-    """reduce_sum reduce_max reduce_min reduce_prod reduce_and reduce_or argmax argmin cumsum cumprod cummax
-    cummin""".split(),
-    _same_axes,
+LANE_RULES = (
+    dict.fromkeys(ELEMENTWISE, _elementwise)
+    | {
+        "div": _div,
+        "broadcast_in_dim": _array_rule(_broadcast_in_dim),
+        "reshape": _array_rule(lambda x, p, paths: x.reshape(*p["new_sizes"], paths)),
+        "squeeze": _array_rule(lambda x, p, _: lax.squeeze(x, p["dimensions"])),
+        "expand_dims": _array_rule(lambda x, p, _: lax.expand_dims(x, p["dimensions"])),
+        "transpose": _array_rule(lambda x, p, _: x.transpose(*p["permutation"], x.ndim - 1)),
+        "rev": _array_rule(lambda x, p, _: lax.rev(x, p["dimensions"])),
+        "slice": _array_rule(_slice),
+        "concatenate": _concatenate,
+        "stack": _stack,
+        "pad": _pad,
+        "dot_general": _dot_general,
+        "gather": _gather,
+        "dynamic_slice": _dynamic_slice,
+        "dynamic_update_slice": _dynamic_update_slice,
+    }
+    | dict.fromkeys(
+        [
+            "reduce_sum",
+            "reduce_max",
+            "reduce_min",
+            "reduce_prod",
+            "reduce_and",
+            "reduce_or",
+            "argmax",
+            "argmin",
+            "cumsum",
+            "cumprod",
+            "cummax",
+            "cummin",
+        ],
+        _same_axes,
+    )
 )

@@ -46,7 +46,7 @@ class LinearForm:
 
     def plus(self, other: LinearForm) -> LinearForm | None:
         """The sum of two forms, if it is short and only one has whole numbers."""
-        if self.wholes and other.wholes or len(self.terms) + len(other.terms) > MOST_TERMS:
+        if (self.wholes and other.wholes) or len(self.terms) + len(other.terms) > MOST_TERMS:
             return None
         return LinearForm(self.wholes + other.wholes, self.terms + other.terms)
 

@@ -157,4 +157,9 @@ def _is_natural(name: str, inputs, parameters: dict, natural: set) -> bool:
 
 
 def _is_literal(atom: Atom, holds: Callable) -> bool:
-    return isinstance(atom, Constant) and np.ndim(atom.value) == 0 and not hasattr(atom.value, "aval") and holds(atom.value)
+    return (
+        isinstance(atom, Constant)
+        and np.ndim(atom.value) == 0
+        and not hasattr(atom.value, "aval")
+        and holds(atom.value)
+    )

@@ -60,7 +60,19 @@ def common_step(times: np.ndarray) -> float:
 
 
 def choose_step(
-    equation, scheme, times, x0, observables, *, paths, seed, dtype, threads=None, progress=False, tolerance=0.0, noise=None
+    equation,
+    scheme,
+    times,
+    x0,
+    observables,
+    *,
+    paths,
+    seed,
+    dtype,
+    threads=None,
+    progress=False,
+    tolerance=0.0,
+    noise=None,
 ) -> Discretisation:
     """Find the step size for `simulate`; see the head of this file. `tolerance` is one number an observable."""
     spacing = common_step(times)
