@@ -20,6 +20,13 @@ static draw_function *const draws[INSTRUCTION_SETS] = {
     [AVX512] = draw_avx512,
 #endif
 };
+static sums_function *const sums[INSTRUCTION_SETS] = {
+    [PORTABLE] = sums_portable,
+#ifdef FOR_X86
+    [AVX2] = sums_avx2,
+    [AVX512] = sums_avx512,
+#endif
+};
 static convert_function *const conversions[INSTRUCTION_SETS] = {
     [PORTABLE] = convert_portable,
 #ifdef FOR_X86
@@ -128,5 +135,22 @@ VISIBLE XLA_FFI_Error *itograd_noise(XLA_FFI_CallFrame *frame) {
             draws[set](&l, &s, rows * tile_size, tile_size, paths, out + i * rows * paths + j * tile_size);
         }
     }
+    return NULL;
+}
+
+/* Values (observables, paths) and who is alive (paths): who still is, and the sums as pairs of words, for runtimes that
+   are not to know of doubles. */
+VISIBLE XLA_FFI_Error *itograd_sums(XLA_FFI_CallFrame *frame) {
+    if (answered_query(frame)) return NULL;
+    if (frame->args.size != 2 || frame->rets.size != 2) return failure(frame, "itograd_sums: 2 operands, 2 results");
+    const XLA_FFI_Buffer *values = frame->args.args[0], *alive = frame->args.args[1];
+    int32_t set;
+    if (!read_attribute(&frame->attrs, "instruction_set", &set, sizeof set) || set < 0 || set >= INSTRUCTION_SETS ||
+        !sums[set] || values->rank != 2)
+        return failure(frame, "itograd_sums: an attribute or a shape is out of range");
+    int8_t *still = ((const XLA_FFI_Buffer *)frame->rets.rets[0])->data;
+    memcpy(still, alive->data, values->dims[1]);
+    sums[set](values->data, values->dims[0], values->dims[1], values->dtype == XLA_FFI_DataType_F64, still,
+              ((const XLA_FFI_Buffer *)frame->rets.rets[1])->data);
     return NULL;
 }

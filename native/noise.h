@@ -4,7 +4,7 @@
 #include <stdint.h>
 
 /* INTERFACE in compiled.py: raised by every change after which an older library would draw other numbers, or fail. */
-enum { INTERFACE = 1 };
+enum { INTERFACE = 2 };
 
 /* In the order of KINDS in compiled.py. */
 enum kind { WORDS, NORMAL, TWO_POINT, THREE_POINT, UNIFORM, INDEX, GEOMETRIC, KINDS };
@@ -32,3 +32,13 @@ typedef void convert_function(const law *l, const uint32_t *words, size_t blocks
 
 draw_function draw_portable, draw_avx2, draw_avx512;
 convert_function convert_portable, convert_avx2, convert_avx512;
+
+/* The results of `sums` for one observable: count, shift, unit, and the sums of the powers 1 to 4 of (value − shift)/unit. */
+enum { SUMS = 7 };
+
+/* Which paths stay alive (0 or 1), for all observables at once, and SUMS numbers for each of them, from values
+   (observables, paths) in float or double. */
+typedef void sums_function(const void *values, size_t observables, size_t paths, int is_double, int8_t *alive,
+                           double *out);
+
+sums_function sums_portable, sums_avx2, sums_avx512;

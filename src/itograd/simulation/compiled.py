@@ -23,7 +23,7 @@ import numpy as np
 from itograd.validation import require, require_choice
 
 # What native/noise.h says: a library that was built from other sources than these is refused.
-INTERFACE = 1
+INTERFACE = 2
 
 # In the order of `enum kind` and `enum instruction_set` in native/noise.h.
 KINDS = ("words", "normal", "two_point", "three_point", "uniform", "index", "geometric")
@@ -32,7 +32,7 @@ INSTRUCTION_SETS = ("portable", "avx2", "avx512")
 # The instruction set to use instead of the processor's best, for tests and timings.
 CHOICE = "ITOGRAD_NOISE_ISA"
 
-_TARGET = "itograd_noise"
+_TARGET, _SUMS_TARGET = "itograd_noise", "itograd_sums"
 _DTYPES = {"words": "uint32", "index": "int32", "geometric": "int32"}
 
 
@@ -115,6 +115,19 @@ def draw(
     )
 
 
+def power_sums(values: jax.Array, alive: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Which paths are still alive, and sums of powers over them of observables (n, paths). Only on a CPU.
+
+    A path stays alive while its observables are finite. The sums, (n, 7, 2) uint32, are float64 numbers as pairs of
+    words (`numpy.ndarray.view`): count, shift, unit, Σd, Σd², Σd³, Σd⁴ with d = (value − shift)/unit. They are taken in
+    one fixed order.
+    """
+    still = jax.ShapeDtypeStruct(alive.shape, alive.dtype)
+    sums = jax.ShapeDtypeStruct((values.shape[0], 7, 2), np.dtype("uint32"))
+    call = jax.ffi.ffi_call(_SUMS_TARGET, (still, sums), vmap_method="sequential")
+    return call(values, alive, instruction_set=np.int32(INSTRUCTION_SETS.index(instruction_set())))
+
+
 def _checked(kind: str, parameter):
     """The two parameters of a kind, (ratio, n)."""
     if kind == "index":
@@ -148,7 +161,8 @@ def _load() -> tuple[ctypes.CDLL | None, str]:
         if library.itograd_noise_interface() != INTERFACE:
             return None, f"{found[0].name} was built from other sources; install itograd again"
         library.itograd_noise_supports.argtypes = [ctypes.c_int]
-        jax.ffi.register_ffi_target(_TARGET, jax.ffi.pycapsule(library.itograd_noise), platform="cpu")
+        for name in (_TARGET, _SUMS_TARGET):
+            jax.ffi.register_ffi_target(name, jax.ffi.pycapsule(getattr(library, name)), platform="cpu")
     except Exception as error:  # whatever fails, pure JAX serves instead
         return None, f"{found[0].name} cannot be loaded: {error}"
     return library, ""

@@ -122,7 +122,8 @@ class Drawing:
     def by_path(self, step) -> list[jax.Array]:
         """The numbers drawn for a step where the path is the first axis, (paths, count) each: a path's own together."""
         if self.noise.source == "compiled":
-            return [numbers.reshape(self.form.paths, -1) for numbers in self.for_chunk(step)]
+            drawn = [self.noise.draw(step, bulk.ratio, **bulk.law) for bulk in self._chunk]
+            return [numbers.reshape(self.form.paths, -1) for numbers in drawn]
         return [self.noise.by_path(step, bulk.ratio, **bulk.law) for bulk in self._many()]
 
     def _many(self) -> list[Bulk]:

@@ -67,6 +67,8 @@ class Draws:
         return Draws(self.key, step, self._user)
 
     def _draw(self, kind: str, count: int, *ratio, n: int = 0) -> jax.Array:
+        if not count:
+            return jnp.zeros(0, DTYPES[kind])
         lanes = (count + 1) // 2
         if self._used + lanes > _LANES_PER_USER:
             raise ValueError(f"one step drew more than {2 * _LANES_PER_USER} random words")
@@ -90,7 +92,7 @@ class Draws:
     def two_point(self, shape: tuple[int, ...] = ()) -> jax.Array:
         """±1 with probability 1/2 each; one word serves 32 of them, of neighbouring steps where a step needs few."""
         count = math.prod(shape)
-        if count <= MOST_SHARED_BITS:
+        if 0 < count <= MOST_SHARED_BITS:
             words, places = self._draw("bits", 1, n=count)[0], np.arange(count)
         else:
             words, places = self.words((count + 31) // 32)[:, None], np.arange(32)

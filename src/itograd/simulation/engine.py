@@ -22,6 +22,7 @@ import numpy as np
 from itograd.simulation.chain import Chain
 from itograd.simulation.interrupt import wait_for
 from itograd.simulation.noise import noise_source
+from itograd.simulation.power_sums import totals
 from itograd.simulation.precision import as_traced, precision
 from itograd.simulation.routes import Route, choose_route
 from itograd.simulation.statistics import Moments
@@ -124,7 +125,8 @@ class Ensemble:
                 sums, values = jax.device_get(call(dynamic, seed, np.uint32(number), np.int32(filled), targets))
             if values is not None:
                 values = _alive_only(np.moveaxis(values, 1, 2)[:, :kept])
-            return Tile(number, filled, Moments.from_sums(sums), filled - sums.count, values)
+            moments = Moments.from_sums(*totals(sums))
+            return Tile(number, filled, moments, filled - moments.count[:, 0].astype(np.int64), values)
 
         threads = min(threads or available_cores(), count - first)
         pool = ThreadPoolExecutor(threads)

@@ -129,7 +129,7 @@ def _dynamic_update_slice(form, equation, inputs):
     operand, update, *start = inputs
     if any(map(depends_on_path, start)):
         return None
-    if isinstance(operand, Ring):
+    if isinstance(operand, Ring) and shape_of(equation.inputs[1]) == (1, 2):
         row = lax.complex(*(form.spread(e) for e in form.scalars(update).ravel()))[None]
         return Ring(lax.dynamic_update_slice(operand.array, row, (start[0], 0)))
     return lax.dynamic_update_slice(form.lanes(operand), form.lanes(update), (*start, 0))

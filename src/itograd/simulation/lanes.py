@@ -120,7 +120,7 @@ class Form:
 
     def is_small(self, atom) -> bool:
         """Whether a value of the atom's shape is taken apart."""
-        return int(np.prod(shape_of(atom))) <= self.most_scalars
+        return 0 < int(np.prod(shape_of(atom))) <= self.most_scalars
 
     def value(self, array: jax.Array, variable: Variable):
         """An array (shape…, paths) as the value of a variable, in the form that its size asks for."""

@@ -50,6 +50,11 @@ class LinearForm:
             return None
         return LinearForm(self.wholes + other.wholes, self.terms + other.terms)
 
+    def shares_a_term_with(self, other: LinearForm) -> bool:
+        """Whether one of the products is in both forms: taken away again, it must leave the rounding of its sum."""
+        own = {(id(factor), id(number)) for factor, number in self.terms}
+        return any((id(factor), id(number)) in own for factor, number in other.terms)
+
 
 def is_number(element, value: float) -> bool:
     """Whether an element is the number `value`, known while tracing."""
@@ -67,8 +72,10 @@ def combined(name: str, elements: list, spread, product):
     if name in ("mul", "div"):
         return _product(name, a, b, spread, product)
     if name == "sub":
-        negative = b.scaled(_MINUS, product) if isinstance(b, LinearForm) else None
-        return None if negative is None or _is_factor(a) else _form(a).plus(negative)
+        if not isinstance(b, LinearForm) or _is_factor(a) or _form(a).shares_a_term_with(b):
+            return None
+        negative = b.scaled(_MINUS, product)
+        return None if negative is None else _form(a).plus(negative)
     if _is_factor(a) or _is_factor(b) or not (isinstance(a, LinearForm) or isinstance(b, LinearForm)):
         return None
     return _form(a).plus(_form(b))

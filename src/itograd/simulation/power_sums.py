@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 _BRANCHES = 8
@@ -22,7 +23,7 @@ _MOST_APART = 8  # observables that are summed one by one; more are summed as on
 class PowerSums(NamedTuple):
     """Σ 1 over the paths that are alive, and of d = (value − shift)/scale: Σd + i Σd², Σd³ + i Σd⁴, Σ d dᵀ."""
 
-    count: jax.Array  # ()
+    count: jax.Array  # (partial,)
     shift: jax.Array  # (n,)
     scale: jax.Array  # (n,)
     first: jax.Array  # (n, partial), complex
@@ -30,19 +31,19 @@ class PowerSums(NamedTuple):
     products: jax.Array | None  # (n, n)
 
 
-def alive_sums(values: list[jax.Array], alive: jax.Array, covariances: bool) -> tuple[jax.Array, PowerSums]:
-    """Which paths are alive: those that were, and whose observables (m, paths) are all finite; and sums over them."""
+def alive_sums(values: list[jax.Array], alive: jax.Array, covariances: bool) -> tuple[jax.Array, list[PowerSums]]:
+    """Which paths are alive: those that were, and whose observables (m, paths) are all finite; and sums over them.
+
+    The sums are kept apart by observable, so that each is one loop over the paths; `together` joins them.
+    """
     for value in values:
         alive = alive & jnp.isfinite(value).all(axis=0)
-    if sum(len(value) for value in values) > _MOST_APART:
+    if covariances or sum(len(value) for value in values) > _MOST_APART:
         values = [jnp.concatenate(values)]
-    parts = [_sums(value, alive) for value in values]
-    shift, scale, first, second, deviations = (jnp.concatenate(found) for found in zip(*parts))
-    products = jnp.matmul(deviations, deviations.T, precision="highest") if covariances else None
-    return alive, PowerSums(alive.sum(dtype=jnp.int32), shift, scale, first, second, products)
+    return alive, [_sums(value, alive, covariances) for value in values]
 
 
-def _sums(value: jax.Array, alive: jax.Array) -> tuple[jax.Array, ...]:
+def _sums(value: jax.Array, alive: jax.Array, covariances: bool) -> PowerSums:
     sample = value[:, :_SAMPLE]
     shift = _folded(jnp.where(jnp.isfinite(sample), sample, 0), 1)[:, 0] / sample.shape[1]
     spread = jnp.abs(sample - shift[:, None]).max(axis=1)
@@ -50,14 +51,18 @@ def _sums(value: jax.Array, alive: jax.Array) -> tuple[jax.Array, ...]:
     d = jnp.where(alive, (value - shift[:, None]) * (1 / scale)[:, None], 0)
     square = d * d
     first, second = lax.complex(d, square), lax.complex(square * d, square * square)
-    width = max(value.shape[1] // _BRANCHES, 1)
-    return shift, scale, _folded(first, width), _folded(second, width), d
+    products = jnp.matmul(d, d.T, precision="highest") if covariances else None
+    return PowerSums(_partial(alive.astype(d.dtype)), shift, scale, _partial(first), _partial(second), products)
 
 
-def smaller(sums: PowerSums) -> PowerSums:
-    """The same sums, with fewer partial sums left to add up."""
-    width = max(sums.first.shape[-1] // _BRANCHES, 1)
-    return sums._replace(first=_folded(sums.first, width), second=_folded(sums.second, width))
+def together(sums: list[PowerSums]) -> PowerSums:
+    """The sums of all observables at all save points (a leading axis), with fewer partial sums left to add up."""
+    shift, scale, first, second = (jnp.concatenate(found, axis=1) for found in zip(*(s[1:5] for s in sums)))
+    return PowerSums(_partial(sums[0].count), shift, scale, _partial(first), _partial(second), sums[0].products)
+
+
+def _partial(x: jax.Array) -> jax.Array:
+    return _folded(x, max(x.shape[-1] // _BRANCHES, 1))
 
 
 def _folded(x: jax.Array, width: int) -> jax.Array:
@@ -66,3 +71,17 @@ def _folded(x: jax.Array, width: int) -> jax.Array:
         half = x.shape[-1] // 2
         x = x[..., :half] + x[..., half:]
     return x
+
+
+def totals(sums: PowerSums | np.ndarray) -> tuple[np.ndarray, ...]:
+    """Count (s,), shift and scale (s, n), sums of powers 1 to 4 (s, n, 4) and products, in float64, on the host.
+
+    `sums` are those of this file, or those of the compiled source: float64 numbers as pairs of words (s, n, 7, 2).
+    """
+    if not isinstance(sums, PowerSums):
+        found = np.ascontiguousarray(sums).view(np.float64)[..., 0]  # (s, n, 7)
+        return found[:, 0, 0], found[..., 1], found[..., 2], found[..., 3:], None
+    first, second = (np.asarray(x, complex).sum(axis=-1) for x in (sums.first, sums.second))
+    powers = np.stack([first.real, first.imag, second.real, second.imag], axis=-1)
+    count = np.rint(np.asarray(sums.count, float).sum(axis=-1))
+    return count, np.asarray(sums.shift, float), np.asarray(sums.scale, float), powers, sums.products

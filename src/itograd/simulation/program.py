@@ -152,6 +152,8 @@ def _is_natural(name: str, inputs, parameters: dict, natural: set) -> bool:
         return parameters["kind"] in ("index", "geometric")
     if name == "and":
         return any(a in natural or _is_literal(a, lambda value: 0 <= value < 2**31) for a in inputs)
+    if name == "convert_element_type" and parameters["new_dtype"].itemsize < 4:  # 200 as int8 is negative
+        return False
     moves = ("squeeze", "reshape", "broadcast_in_dim", "slice", "convert_element_type", "transpose", "copy")
     return name in moves and inputs[0] in natural
 

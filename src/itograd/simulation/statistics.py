@@ -38,22 +38,21 @@ class Moments:
         return cls(count, centre, square.sum(1), (square * centred).sum(1), (square**2).sum(1), comoment)
 
     @classmethod
-    def from_sums(cls, sums) -> Moments:
-        """The moments of a tile, from its `PowerSums` with a leading axis of save points."""
-        n = np.asarray(sums.count, float)[:, None]
-        count, unit = np.maximum(n, 1), np.asarray(sums.scale, float)
+    def from_sums(cls, count, shift, unit, powers, products=None) -> Moments:
+        """The moments of a tile from sums (s, n, 4) of the powers of d = (value − shift)/unit, and of d dᵀ."""
+        paths = count[:, None]
+        n = np.maximum(paths, 1)
+        s1, s2, s3, s4 = np.moveaxis(powers, -1, 0)
         with np.errstate(over="ignore", invalid="ignore"):
-            first, second = (np.asarray(x, complex).sum(axis=-1) for x in (sums.first, sums.second))
-            s1, s2, s3, s4 = first.real, first.imag, second.real, second.imag
-            mean = s1 / count
+            mean = s1 / n
             m2 = np.maximum(s2 - mean * s1, 0.0) * unit**2
             m3 = (s3 - 3 * mean * s2 + 2 * mean**2 * s1) * unit**3
             m4 = np.maximum(s4 - 4 * mean * s3 + 6 * mean**2 * s2 - 3 * mean**3 * s1, 0.0) * unit**4
             comoment = None
-            if sums.products is not None:
-                comoment = sums.products - s1[:, :, None] * s1[:, None, :] / count[:, None]
+            if products is not None:
+                comoment = products - s1[:, :, None] * s1[:, None, :] / n[:, None]
                 comoment = comoment * (unit[:, :, None] * unit[:, None, :])
-        return cls(n, np.where(n > 0, sums.shift + mean * unit, 0.0), m2, m3, m4, comoment)
+        return cls(paths, np.where(paths > 0, shift + mean * unit, 0.0), m2, m3, m4, comoment)
 
     @classmethod
     def merged(cls, groups: Sequence[Moments]) -> Moments:

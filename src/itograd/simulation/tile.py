@@ -10,9 +10,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from itograd.simulation import compiled
 from itograd.simulation.lanewise import Lanewise
 from itograd.simulation.noise import TileNoise
-from itograd.simulation.power_sums import alive_sums, smaller
+from itograd.simulation.power_sums import alive_sums, together
 from itograd.simulation.routes import Route
 from itograd.simulation.runwise import Runwise
 from itograd.simulation.traced import Traced
@@ -31,14 +32,18 @@ def run_tile(
     noise = TileNoise(source, seed, number, route.tile)
     steps = (Runwise if route.name == "runs" else Lanewise)(Traced.of(chain, observables, x0), route, noise)
     values, covariances = keeps
+    compiled_sums = source == "compiled" and not covariances
 
     def to_next_save(carry, target):
         state, k, alive = carry
         state = steps.advance(state, k, target)
         found = steps.observed(state)
-        alive, sums = alive_sums(found, alive, covariances)
+        if compiled_sums:
+            alive, sums = compiled.power_sums(jnp.concatenate(found), alive)
+        else:
+            alive, sums = alive_sums(found, alive, covariances)
         return (state, target, alive), (sums, jnp.concatenate(found) if values else None)
 
     alive = jnp.arange(route.tile, dtype=np.int32) < filled
     sums, kept = lax.scan(to_next_save, (steps.begin(), jnp.int32(0), alive), targets)[1]
-    return smaller(sums), kept
+    return sums if compiled_sums else together(sums), kept
