@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 
 .PHONY: demo test test-slow lint bench clean
 
-$(VENV)/ready: pyproject.toml constraints.txt
+$(VENV)/ready: pyproject.toml constraints.txt CMakeLists.txt $(wildcard native/*.[ch] native/xla/*.h)
 	$(PYTHON) -c 'import sys; assert sys.version_info >= (3, 11), "itograd needs Python 3.11 or newer"'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --upgrade "pip>=25.1"

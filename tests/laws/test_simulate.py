@@ -200,3 +200,12 @@ def test_a_user_step_sees_no_float64_in_a_float32_run():
             return super().update(state, k, gradient)
 
     ig.simulate(Watched(0.1), Q, steps=2, paths=2, progress=False)
+
+
+def test_paths_that_are_all_lost_at_once_are_refused():
+    class Spoilt(type(SGD.chain(Q))):
+        def step(self, state, k, draws):
+            return super().step(state, k, draws) * jnp.nan
+
+    with pytest.raises(ValueError, match="no path is finite after the first step.*'x0'"):
+        ig.simulate(Spoilt(Q, SGD), x0=X0, steps=10, paths=10)

@@ -122,10 +122,13 @@ def power_sums(values: jax.Array, alive: jax.Array) -> tuple[jax.Array, jax.Arra
     words (`numpy.ndarray.view`): count, shift, unit, Σd, Σd², Σd³, Σd⁴ with d = (value − shift)/unit. They are taken in
     one fixed order.
     """
-    still = jax.ShapeDtypeStruct(alive.shape, alive.dtype)
-    sums = jax.ShapeDtypeStruct((values.shape[0], 7, 2), np.dtype("uint32"))
-    call = jax.ffi.ffi_call(_SUMS_TARGET, (still, sums), vmap_method="sequential")
-    return call(values, alive, instruction_set=np.int32(INSTRUCTION_SETS.index(instruction_set())))
+    results = (
+        jax.ShapeDtypeStruct(alive.shape, alive.dtype),
+        jax.ShapeDtypeStruct((values.shape[0], 7, 2), np.dtype("uint32")),
+    )
+    call = jax.ffi.ffi_call(_SUMS_TARGET, results, vmap_method="sequential")
+    still, sums = call(values, alive, instruction_set=np.int32(INSTRUCTION_SETS.index(instruction_set())))
+    return still, sums
 
 
 def _checked(kind: str, parameter):

@@ -9,10 +9,11 @@ paths nor of threads, nor on the save points.
 from __future__ import annotations
 
 import os
+import platform
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cache, cached_property, partial
 from typing import Any
 
 import equinox as eqx
@@ -84,7 +85,8 @@ class Ensemble:
 
     def provenance(self) -> dict[str, str | int]:
         """What the bytes of the paths depend on, beside the recipe and the versions."""
-        return {"noise": self._source, "route": self.route.name, "tile": self.tile, "unroll": self.route.chunk}
+        how = {"route": self.route.name, "tile": self.tile, "unroll": self.route.chunk}
+        return {"noise": self._source, **how, "processor": _processor()}
 
     @cached_property
     def _source(self) -> str:
@@ -106,9 +108,20 @@ class Ensemble:
         return np.concatenate(found, axis=1)  # type: ignore[arg-type]
 
     def tiles(
-        self, paths: int, *, threads: int | None = None, whole: int = 0, covariance: bool = False, first: int = 0
+        self,
+        paths: int,
+        *,
+        threads: int | None = None,
+        whole: int = 0,
+        covariance: bool = False,
+        first: int = 0,
+        may_be_lost: bool = False,
     ) -> Iterator[Tile]:
-        """The tiles of `paths` paths in order, from tile number `first`; the first `whole` paths with their values."""
+        """The tiles of `paths` paths in order, from tile number `first`; the first `whole` paths with their values.
+
+        Raises ValueError before any tile is run where no path of the first one survives its first step, unless all
+        `may_be_lost`.
+        """
         count = -(-paths // self.tile)
         if first >= count:
             return
@@ -131,8 +144,13 @@ class Ensemble:
         threads = min(threads or available_cores(), count - first)
         pool = ThreadPoolExecutor(threads)
         try:
-            # Compiles, and makes no step; like all else in the pool, while the main thread waits for interrupts.
-            wait_for(pool.submit(run, first, np.zeros_like(steps)))
+            # Compiles, and makes one step; like all else in the pool, while the main thread waits for interrupts.
+            trial = wait_for(pool.submit(run, first, np.ones_like(steps)))
+            require(
+                may_be_lost or trial.lost[0] < trial.paths,
+                f"no path is finite after the first step: {_nonfinite(self.observables)}; check x0, the step and the "
+                "observables for NaN and overflow",
+            )
             ahead = {n: pool.submit(run, n) for n in range(first, min(count, first + _AHEAD * threads))}
             for number in range(first, count):
                 found = wait_for(ahead.pop(number))
@@ -152,6 +170,11 @@ def final_points(chain: Chain, x0, steps: int, *, paths: int = 1, seed: int = 0,
     return ensemble.values(paths)[0]
 
 
+def _nonfinite(observables) -> str:
+    names = ", ".join(map(repr, observables))
+    return f"at least one of the observables {names} is NaN or infinite on each of them"
+
+
 def _identity(x):
     return x
 
@@ -168,15 +191,23 @@ def _compiler_options() -> dict | None:
         return None
     # XLA's own splitting of small operations over threads costs more than it gives: tiles are what is run in parallel.
     options: dict[str, Any] = {"xla_disable_hlo_passes": "cpu-parallel-task-assigner"}
-    return options | ({"xla_cpu_prefer_vector_width": 512} if _has_avx512() else {})
+    return options | ({"xla_cpu_prefer_vector_width": 512} if "avx512f" in _instructions() else {})
 
 
-def _has_avx512() -> bool:
+@cache
+def _instructions() -> frozenset[str]:
+    """The instruction sets of the processor, where the system tells them."""
     try:
         with open("/proc/cpuinfo") as lines:
-            return any("avx512f" in line for line in lines)
+            return frozenset(next((line for line in lines if line.startswith("flags")), "").split())
     except OSError:
-        return False
+        return frozenset()
+
+
+def _processor() -> str:
+    """The class of machines on which rounding is the same: the architecture, and on x86 whether it fuses products."""
+    fused = {"avx2", "fma"} <= _instructions()
+    return platform.machine() + (" with fused products" if fused else "")
 
 
 _run_tile = jax.jit(run_tile, static_argnums=(0, 1, 2, 3), compiler_options=_compiler_options())

@@ -62,7 +62,7 @@ def depends_on_path(value) -> bool:
 
 @dataclass(frozen=True)
 class Form:
-    """The form in which values are kept: arrays of at most `most_scalars` elements are taken apart (none where it is 0)."""
+    """The form in which values are kept: arrays of at most `most_scalars` elements are taken apart."""
 
     paths: int
     most_scalars: int

@@ -42,7 +42,8 @@ class Lanewise:
 
     def _packed(self, values: list) -> list[jax.Array]:
         """The state as arrays: numbers that were taken apart travel as pairs, each a complex number."""
-        floats, others = [], []
+        floats: list[jax.Array] = []
+        others: list[jax.Array] = []
         for variable, value in zip(self.traced.state, values):
             if self.form.is_small(variable):
                 elements = [self.form.spread(e).astype(variable.dtype) for e in self.form.scalars(value).ravel()]

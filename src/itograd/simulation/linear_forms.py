@@ -9,6 +9,7 @@ change within rounding, and by the same rule each time.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import reduce
 
 import jax.numpy as jnp
 from jax import lax
@@ -28,14 +29,9 @@ class LinearForm:
         """The sum, (paths,): products first, which are small beside what they are added to."""
         if self._value is None:
             parts = [lax.mul(spread(factor), number) for factor, number in self.terms]
-            total = None
-            for part in parts:
-                total = part if total is None else lax.add(total, part)
-            for whole in self.wholes[:1]:
-                total = whole if total is None else lax.add(whole, total)
-            for whole in self.wholes[1:]:
-                total = lax.add(total, whole)
-            self._value = total
+            if parts:
+                parts = [reduce(lax.add, parts)]
+            self._value = reduce(lax.add, [*self.wholes[:1], *parts, *self.wholes[1:]])
         return self._value
 
     def scaled(self, factor, product) -> LinearForm | None:

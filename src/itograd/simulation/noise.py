@@ -99,7 +99,6 @@ class TileNoise:
 
     def words(self, first, steps: int, *, lane: int) -> jax.Array:
         """One word at each of the steps first, first+1 …: (steps, paths)."""
-        law = {"kind": "words", "lane": lane, "count": 1, "n": 0}
         if self.source == "compiled":
-            return self.block(first, steps, **law)[:, 0]
-        return threefry.unpaired(self.pairs(first, steps, **law)[:, 0], jnp.uint32)[0]
+            return self.block(first, steps, kind="words", lane=lane, count=1, n=0)[:, 0]
+        return threefry.unpaired(self.pairs(first, steps, kind="words", lane=lane, count=1, n=0)[:, 0], jnp.uint32)[0]

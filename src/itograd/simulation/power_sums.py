@@ -23,7 +23,7 @@ _MOST_APART = 8  # observables that are summed one by one; more are summed as on
 class PowerSums(NamedTuple):
     """Σ 1 over the paths that are alive, and of d = (value − shift)/scale: Σd + i Σd², Σd³ + i Σd⁴, Σ d dᵀ."""
 
-    count: jax.Array  # (partial,)
+    number: jax.Array  # (partial,)
     shift: jax.Array  # (n,)
     scale: jax.Array  # (n,)
     first: jax.Array  # (n, partial), complex
@@ -58,7 +58,7 @@ def _sums(value: jax.Array, alive: jax.Array, covariances: bool) -> PowerSums:
 def together(sums: list[PowerSums]) -> PowerSums:
     """The sums of all observables at all save points (a leading axis), with fewer partial sums left to add up."""
     shift, scale, first, second = (jnp.concatenate(found, axis=1) for found in zip(*(s[1:5] for s in sums)))
-    return PowerSums(_partial(sums[0].count), shift, scale, _partial(first), _partial(second), sums[0].products)
+    return PowerSums(_partial(sums[0].number), shift, scale, _partial(first), _partial(second), sums[0].products)
 
 
 def _partial(x: jax.Array) -> jax.Array:
@@ -73,7 +73,7 @@ def _folded(x: jax.Array, width: int) -> jax.Array:
     return x
 
 
-def totals(sums: PowerSums | np.ndarray) -> tuple[np.ndarray, ...]:
+def totals(sums: PowerSums | np.ndarray) -> tuple:
     """Count (s,), shift and scale (s, n), sums of powers 1 to 4 (s, n, 4) and products, in float64, on the host.
 
     `sums` are those of this file, or those of the compiled source: float64 numbers as pairs of words (s, n, 7, 2).
@@ -83,5 +83,5 @@ def totals(sums: PowerSums | np.ndarray) -> tuple[np.ndarray, ...]:
         return found[:, 0, 0], found[..., 1], found[..., 2], found[..., 3:], None
     first, second = (np.asarray(x, complex).sum(axis=-1) for x in (sums.first, sums.second))
     powers = np.stack([first.real, first.imag, second.real, second.imag], axis=-1)
-    count = np.rint(np.asarray(sums.count, float).sum(axis=-1))
+    count = np.rint(np.asarray(sums.number, float).sum(axis=-1))
     return count, np.asarray(sums.shift, float), np.asarray(sums.scale, float), powers, sums.products

@@ -101,11 +101,12 @@ def _inline(jaxpr, constants, arguments, equations: list[Equation]) -> list[Atom
         name = equation.primitive.name
         if name in _CALLS:
             inner = equation.params[_CALLS[name]]
-            closed = (inner.jaxpr, inner.consts) if hasattr(inner, "jaxpr") else (inner, ())
-            outputs = _inline(*closed, inputs, equations)
+            body, constants = (inner.jaxpr, inner.consts) if hasattr(inner, "jaxpr") else (inner, ())
+            outputs = _inline(body, constants, inputs, equations)
         else:
-            outputs = [Variable(v.aval) for v in equation.outvars]
-            equations.append(Equation(equation.primitive, tuple(inputs), tuple(outputs), equation.params))
+            made = [Variable(v.aval) for v in equation.outvars]
+            equations.append(Equation(equation.primitive, tuple(inputs), tuple(made), equation.params))
+            outputs = list[Atom](made)
         atoms.update(zip(equation.outvars, outputs))
     return [read(v) for v in jaxpr.outvars]
 

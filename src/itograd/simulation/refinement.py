@@ -94,10 +94,10 @@ def choose_step(
     def observed(count, merged):
         found = []
         with Progress(pilot, progress, f"choosing dt: {spacing / count:.3g}") as bar:
-            for part in ensemble(count, merged).tiles(pilot, threads=threads, whole=pilot):
+            for part in ensemble(count, merged).tiles(pilot, threads=threads, whole=pilot, may_be_lost=True):
                 found.append(part.values)
                 bar.advance(part.paths)
-        return np.concatenate(found, axis=1).astype(float)  # type: ignore[arg-type]
+        return np.concatenate(found, axis=1).astype(float)
 
     error = None
     while len(history) < MAX_TRIALS:

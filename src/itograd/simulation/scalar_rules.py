@@ -195,7 +195,7 @@ def _pairwise(form, primitive, a, b):
 
 
 def _dot_general(form, equation, inputs):
-    ((left, right), (left_batch, right_batch)) = equation.parameters["dimension_numbers"]
+    ((left, right), (left_batch, _)) = equation.parameters["dimension_numbers"]
     if left_batch:
         return None
     if any(v.dtype != equation.outputs[0].dtype for v in map(as_variable, equation.inputs)):

@@ -91,8 +91,9 @@ def pairs(kind: str, key: tuple, step, ratio=None, *, lane: int, count: int, n: 
 
 def unpaired(numbers: jax.Array, dtype) -> tuple[jax.Array, jax.Array]:
     """The first and the second numbers of the lanes, from `pairs`."""
-    parts = numbers.real, numbers.imag
-    return parts if dtype == jnp.float32 else tuple(jax.lax.bitcast_convert_type(x, dtype) for x in parts)
+    if dtype == jnp.float32:
+        return numbers.real, numbers.imag
+    return jax.lax.bitcast_convert_type(numbers.real, dtype), jax.lax.bitcast_convert_type(numbers.imag, dtype)
 
 
 def _lanes(lane: int, count: int, key):
