@@ -358,7 +358,7 @@ RUN = {
     ids=["adam", "adamw", "momentum", "chain"],
 )
 def test_an_optax_optimiser_is_simulated_as_it_is(transformation):
-    runs = ig.simulate(from_optax(transformation, time_per_step=0.1), PROBLEM, **RUN)
+    runs = ig.simulate(from_optax(transformation, time_per_step=0.1), PROBLEM, noise="jax", **RUN)
     np.testing.assert_allclose(runs.time, 0.1 * np.arange(31), rtol=1e-14)
     with double():
         for path in (0, 3):

@@ -105,9 +105,9 @@ def noise_scale(
     >>> from itograd.problems.quadratic import Quadratic
     >>> problem = Quadratic(np.eye(20), noise_covariance=np.eye(20), batch_size=4)
     >>> print(noise_scale(problem, np.full(20, 0.5), batches=1000))  # exactly: 5, 5 and 4
-    |∇L|²    = 4.967 ± 0.058   (95%: 4.849 … 5.084)
-    tr Σ     = 5.018 ± 0.044   (95%: 4.928 … 5.109)   at batch size 4
-    B_simple = 4.042   (95%: 3.927 … 4.16)
+    |∇L|²    = 5.093 ± 0.084   (95%: 4.922 … 5.263)
+    tr Σ     = 5.008 ± 0.057   (95%: 4.891 … 5.126)   at batch size 4
+    B_simple = 3.934   (95%: 3.76 … 4.118)
 
     Source: McCandlish et al. 2018, appendix A; theory 1.4.
     """

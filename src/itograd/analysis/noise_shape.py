@@ -101,7 +101,7 @@ def reshuffling_share(
     >>> loss = lambda w, a: 2 * (w[0] - a[0]) ** 2 + 8 * (w[1] - a[1]) ** 2  # curvatures 4 and 16
     >>> problem = FiniteSum(loss, data, params=np.zeros(2))
     >>> print(reshuffling_share(problem, np.zeros(2), learning_rate=0.5))  # η λ N/B is 8 and 32
-    0.575 ± 0.08
+    0.54 ± 0.08
 
     Source: theory 1.6, amendment 8; quadrature: Golub, Meurant, Matrices, Moments and Quadrature (2010).
     """

@@ -27,7 +27,6 @@ from itograd.simulation.noise import TileNoise
 from itograd.simulation.program import Constant, Equation, Program, Variable
 
 _WINDOW = 32
-_MANY = 64
 _WINDOW_BYTES = 128 * 1024
 
 
@@ -71,27 +70,25 @@ class Bulk:
         return Lanes(jnp.concatenate(parts)[: variable.size])
 
 
-class Drawing:
-    """The draws of a step for a tile of paths."""
+def draws_in_bulk(step: Program, known: dict) -> list[Bulk]:
+    """The draws of a step at its own number, with the path's own key and parameters `known` before any step."""
+    own = [e for e in step.equations if e.primitive is draw_p and e.inputs[:3] == step.inputs[-4:-1]]
+    return [
+        Bulk(e, tuple(read(a, known) for a in e.inputs[3:]))
+        for e in own
+        if all(isinstance(a, Constant) or a in known for a in e.inputs[3:])
+    ]
 
-    def __init__(self, program: Program, known: dict, form: Form, noise: TileNoise, chunk: int, in_step: bool):
+
+class Drawing:
+    """The draws of a step for a tile of paths, where the path is the last axis."""
+
+    def __init__(self, step: Program, known: dict, form: Form, noise: TileNoise, chunk: int, in_step: bool):
         self.form, self.noise, self.chunk = form, noise, chunk
-        self._key = program.inputs[-4:-2]
-        self._window: list[Bulk] = []
-        self._chunk: list[Bulk] = []
-        self._in_step: list[Bulk] = []
-        for equation in program.equations:
-            parameters = equation.inputs[3:]
-            own = equation.primitive is draw_p and equation.inputs[:3] == program.inputs[-4:-1]
-            if not own or not all(isinstance(a, Constant) or a in known for a in parameters):
-                continue
-            bulk = Bulk(equation, tuple(read(a, known) for a in parameters))
-            if (equation.parameters["kind"] == "bits" and form.most_scalars) or (noise.source == "jax" and not in_step):
-                self._window.append(bulk)
-            elif noise.source == "compiled":
-                self._chunk.append(bulk)
-            else:
-                self._in_step.append(bulk)
+        self._key = step.inputs[-4:-2]
+        bulk, threefry_ahead = draws_in_bulk(step, known), noise.source == "jax" and not in_step
+        self._window = [b for b in bulk if b.law["kind"] == "bits" or threefry_ahead]
+        self._chunk = [b for b in bulk if b not in self._window and noise.source == "compiled"]
         self.window = self._window_length()
 
     def _window_length(self) -> int:
@@ -118,23 +115,6 @@ class Drawing:
         for bulk, numbers in zip(self._chunk, chunk):
             values[bulk.equation] = self.form.value(numbers[position], bulk.equation.outputs[0])
         return values
-
-    def by_path(self, step) -> list[jax.Array]:
-        """The numbers drawn for a step where the path is the first axis, (paths, count) each: a path's own together."""
-        if self.noise.source == "compiled":
-            drawn = [self.noise.draw(step, bulk.ratio, **bulk.law) for bulk in self._chunk]
-            return [numbers.reshape(self.form.paths, -1) for numbers in drawn]
-        return [self.noise.by_path(step, bulk.ratio, **bulk.law) for bulk in self._many()]
-
-    def _many(self) -> list[Bulk]:
-        """The draws that are made ahead of a step where the path is the first axis."""
-        many = self.noise.source == "compiled"
-        return self._chunk if many else [b for b in self._in_step if b.law["count"] >= _MANY]
-
-    def given(self, drawn: list):
-        """`in_place_of` for one path, with its own numbers from `by_path`."""
-        values = {bulk.equation: numbers for bulk, numbers in zip(self._many(), drawn)}
-        return lambda equation, inputs: [values[equation]] if equation in values else None
 
     def in_place_of(self, drawn: dict):
         """The function that replaces draws while a step is evaluated."""

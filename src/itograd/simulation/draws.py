@@ -117,9 +117,10 @@ class Draws:
             raise ValueError(f"an index needs 1 <= n < 2^31: got n={n}")
         count, bits = math.prod(shape), n.bit_length() - 1
         if n == 1 << bits and 0 < bits * count <= MOST_SHARED_BITS:
-            word = self._draw("bits", 1, n=bits * count)[0]
-            shifts = np.uint32(bits) * jnp.arange(count, dtype=jnp.uint32)
-            return ((word >> shifts) & np.uint32(n - 1)).astype(jnp.int32).reshape(shape)
+            word = self._draw("bits", 1, n=bits * count)
+            if count > 1:
+                word = (word >> (bits * np.arange(count)).astype(np.uint32)) & np.uint32(n - 1)
+            return word.astype(jnp.int32).reshape(shape)
         return self._draw("index", count, n=n).reshape(shape)
 
     def geometric(self, ratio, shape: tuple[int, ...] = (), *, maximum: int) -> jax.Array:

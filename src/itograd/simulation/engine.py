@@ -12,7 +12,7 @@ import os
 import platform
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, cached_property, partial
 from typing import Any
 
@@ -23,7 +23,7 @@ import numpy as np
 from itograd.simulation.chain import Chain
 from itograd.simulation.interrupt import wait_for
 from itograd.simulation.noise import noise_source
-from itograd.simulation.power_sums import totals
+from itograd.simulation.power_sums import PowerSums, totals, unpacked
 from itograd.simulation.precision import as_traced, precision
 from itograd.simulation.routes import Route, choose_route
 from itograd.simulation.statistics import Moments
@@ -85,8 +85,13 @@ class Ensemble:
 
     def provenance(self) -> dict[str, str | int]:
         """What the bytes of the paths depend on, beside the recipe and the versions."""
-        how = {"route": self.route.name, "tile": self.tile, "unroll": self.route.chunk}
-        return {"noise": self._source, **how, "processor": _processor()}
+        return {
+            "noise": self._source,
+            "route": self.route.name,
+            "tile": self.tile,
+            "unroll": self.route.chunk,
+            "processor": _processor(),
+        }
 
     @cached_property
     def _source(self) -> str:
@@ -135,10 +140,10 @@ class Ensemble:
             filled, kept = min(self.tile, paths - start), min(self.tile, whole - start)
             call = partial(_run_tile, self.route, self._source, (kept > 0, covariance), (structure, tuple(leaves)))
             with precision(self.dtype):
-                sums, values = jax.device_get(call(dynamic, seed, np.uint32(number), np.int32(filled), targets))
+                sums, packed, values = jax.device_get(call(dynamic, seed, np.uint32(number), np.int32(filled), targets))
             if values is not None:
                 values = _alive_only(np.moveaxis(values, 1, 2)[:, :kept])
-            moments = Moments.from_sums(*totals(sums))
+            moments = _moments(sums, packed)
             return Tile(number, filled, moments, filled - moments.count[:, 0].astype(np.int64), values)
 
         threads = min(threads or available_cores(), count - first)
@@ -177,6 +182,15 @@ def _nonfinite(observables) -> str:
 
 def _identity(x):
     return x
+
+
+def _moments(sums: PowerSums | None, packed: np.ndarray | None) -> Moments:
+    """The moments of a tile: from the sums in C where they are there, which have no covariances."""
+    in_c = None if packed is None else Moments.from_sums(*unpacked(packed))
+    in_jax = None if sums is None else Moments.from_sums(*totals(sums))
+    if in_c is None or in_jax is None:
+        return in_jax or in_c  # type: ignore[return-value]
+    return replace(in_c, comoment=in_jax.comoment)
 
 
 def _alive_only(values: np.ndarray) -> np.ndarray:

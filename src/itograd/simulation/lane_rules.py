@@ -91,7 +91,7 @@ def _dynamic_slice(form, equation, inputs):
     table, *start = inputs
     sizes, shape = equation.parameters["slice_sizes"], shape_of(equation.inputs[0])
     if not any(map(depends_on_path, start)):
-        return lax.dynamic_slice(form.lanes(table), (*start, 0), (*sizes, form.paths))
+        return lax.dynamic_slice(form.lanes(table), _from_first_path(start), (*sizes, form.paths))
     row_only = sizes[0] == 1 and tuple(sizes[1:]) == tuple(shape[1:])
     if not row_only or any(map(depends_on_path, start[1:])):
         return None
@@ -102,12 +102,17 @@ def _dynamic_slice(form, equation, inputs):
     return elements if form.is_small(equation.outputs[0]) else form.lanes(elements)
 
 
+def _from_first_path(start) -> tuple:
+    """Starting indices with that of the paths: indices must be of one type."""
+    return (*start, jnp.zeros((), jnp.result_type(start[0])))
+
+
 def recalled(form: Form, table, index) -> list:
     """The elements of table[index], each (paths,), where table (n, rest…, paths) and index (paths,) differ by path."""
     array = table.array if isinstance(table, Ring) else form.lanes(table)
     n, width = array.shape[0], array[0, ..., 0].size
     line, lane = array.reshape(-1), jnp.arange(form.paths, dtype=jnp.int32)
-    row = lax.clamp(0, index.astype(jnp.int32), n - 1) * (width * form.paths) + lane
+    row = jnp.clip(index.astype(jnp.int32), 0, n - 1) * (width * form.paths) + lane
     found = [gathered(line, row + j * form.paths) for j in range(width)]
     return [found[0].real, found[0].imag] if isinstance(table, Ring) else found
 
@@ -131,8 +136,8 @@ def _dynamic_update_slice(form, equation, inputs):
         return None
     if isinstance(operand, Ring) and shape_of(equation.inputs[1]) == (1, 2):
         row = lax.complex(*(form.spread(e) for e in form.scalars(update).ravel()))[None]
-        return Ring(lax.dynamic_update_slice(operand.array, row, (start[0], 0)))
-    return lax.dynamic_update_slice(form.lanes(operand), form.lanes(update), (*start, 0))
+        return Ring(lax.dynamic_update_slice(operand.array, row, _from_first_path(start[:1])))
+    return lax.dynamic_update_slice(form.lanes(operand), form.lanes(update), _from_first_path(start))
 
 
 LANE_RULES = (

@@ -44,9 +44,10 @@ def alive_sums(values: list[jax.Array], alive: jax.Array, covariances: bool) -> 
 
 
 def _sums(value: jax.Array, alive: jax.Array, covariances: bool) -> PowerSums:
-    sample = value[:, :_SAMPLE]
-    shift = _folded(jnp.where(jnp.isfinite(sample), sample, 0), 1)[:, 0] / sample.shape[1]
-    spread = jnp.abs(sample - shift[:, None]).max(axis=1)
+    living = alive[:_SAMPLE]
+    sample = jnp.where(living, value[:, :_SAMPLE], 0)
+    shift = _folded(sample, 1)[:, 0] / jnp.maximum(living.sum(), 1)
+    spread = jnp.where(living, jnp.abs(sample - shift[:, None]), 0).max(axis=1)
     scale = jnp.where((spread > 0) & jnp.isfinite(spread), spread, 1)
     d = jnp.where(alive, (value - shift[:, None]) * (1 / scale)[:, None], 0)
     square = d * d
@@ -73,15 +74,15 @@ def _folded(x: jax.Array, width: int) -> jax.Array:
     return x
 
 
-def totals(sums: PowerSums | np.ndarray) -> tuple:
-    """Count (s,), shift and scale (s, n), sums of powers 1 to 4 (s, n, 4) and products, in float64, on the host.
-
-    `sums` are those of this file, or those of the compiled source: float64 numbers as pairs of words (s, n, 7, 2).
-    """
-    if not isinstance(sums, PowerSums):
-        found = np.ascontiguousarray(sums).view(np.float64)[..., 0]  # (s, n, 7)
-        return found[:, 0, 0], found[..., 1], found[..., 2], found[..., 3:], None
+def totals(sums: PowerSums) -> tuple:
+    """Count (s,), shift and scale (s, n), sums of powers 1 to 4 (s, n, 4) and products, in float64, on the host."""
     first, second = (np.asarray(x, complex).sum(axis=-1) for x in (sums.first, sums.second))
     powers = np.stack([first.real, first.imag, second.real, second.imag], axis=-1)
     count = np.rint(np.asarray(sums.number, float).sum(axis=-1))
     return count, np.asarray(sums.shift, float), np.asarray(sums.scale, float), powers, sums.products
+
+
+def unpacked(sums: np.ndarray) -> tuple:
+    """The same, without products, from those of the compiled source: float64 numbers as pairs of words (s, n, 7, 2)."""
+    found = np.ascontiguousarray(sums).view(np.float64)[..., 0]
+    return found[:, 0, 0], found[..., 1], found[..., 2], found[..., 3:]

@@ -150,7 +150,7 @@ def without_wrapping(equations: list[Equation], outputs: list[Atom]) -> tuple[li
 
 def _is_natural(name: str, inputs, parameters: dict, natural: set) -> bool:
     if name == "draw":
-        return parameters["kind"] in ("index", "geometric")
+        return parameters["kind"] in ("bits", "index", "geometric")
     if name == "and":
         return any(a in natural or _is_literal(a, lambda value: 0 <= value < 2**31) for a in inputs)
     if name == "convert_element_type" and parameters["new_dtype"].itemsize < 4:  # 200 as int8 is negative

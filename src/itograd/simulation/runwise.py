@@ -6,12 +6,14 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from itograd.simulation.drawing import Drawing
+from itograd.simulation.drawing import Bulk, draws_in_bulk
 from itograd.simulation.evaluation import invariants, run
 from itograd.simulation.lanes import Form
 from itograd.simulation.noise import TileNoise
 from itograd.simulation.routes import Route
 from itograd.simulation.traced import Traced
+
+_MANY = 64  # numbers of Threefry that are drawn once for all their uses
 
 
 class Runwise:
@@ -21,7 +23,17 @@ class Runwise:
         self.traced, self.noise = traced, noise
         self._form = Form(route.tile, 0)
         self._known = invariants(traced.step, set(traced.step.inputs))
-        self._drawing = Drawing(traced.step, self._known, self._form, noise, route.chunk, in_step=True)
+        self._ahead = [b for b in draws_in_bulk(traced.step, self._known) if self._is_ahead(b.law)]
+
+    def _is_ahead(self, law: dict) -> bool:
+        """Whether a draw is made before the step; the others are made within it, by Threefry."""
+        return law["kind"] != "bits" and (self.noise.source == "compiled" or law["count"] >= _MANY)
+
+    def _numbers(self, bulk: Bulk, k) -> jax.Array:
+        """The numbers of a draw, (paths, count): a path's own together."""
+        if self.noise.source == "compiled":
+            return self.noise.block(k, 1, bulk.ratio, **bulk.law).reshape(self._form.paths, -1)
+        return self.noise.by_path(k, bulk.ratio, **bulk.law)
 
     def begin(self) -> list[jax.Array]:
         """The state at step 0."""
@@ -34,11 +46,12 @@ class Runwise:
 
     def _step(self, k, carry: list) -> list:
         program = self.traced.step
-        drawn = self._drawing.by_path(k)
+        drawn = [self._numbers(bulk, k) for bulk in self._ahead]
 
         def of_one_path(state, key, drawn):
             values = dict(zip(program.inputs, [*state, *key, k.astype(jnp.uint32), k])) | self._known
-            return run(self._form, program, values, self._drawing.given(drawn))
+            given = {bulk.equation: [numbers] for bulk, numbers in zip(self._ahead, drawn)}
+            return run(self._form, program, values, lambda equation, _: given.get(equation))
 
         return jax.vmap(of_one_path)(carry, self.noise.keys, drawn)
 

@@ -32,17 +32,17 @@ def run_tile(
     noise = TileNoise(source, seed, number, route.tile)
     steps = (Runwise if route.name == "runs" else Lanewise)(Traced.of(chain, observables, x0), route, noise)
     values, covariances = keeps
-    in_c = source == "compiled" and not covariances
+    in_c = source == "compiled"
 
     def to_next_save(carry, target):
         state, k, alive = carry
         state = steps.advance(state, k, target)
         found = steps.observed(state)
-        alive, sums = (
-            compiled.power_sums(jnp.concatenate(found), alive) if in_c else alive_sums(found, alive, covariances)
-        )
-        return (state, target, alive), (sums, jnp.concatenate(found) if values else None)
+        still, sums = alive_sums(found, alive, covariances) if covariances or not in_c else (alive, None)
+        if in_c:
+            still, packed = compiled.power_sums(jnp.concatenate(found), alive)
+        return (state, target, still), (sums, packed if in_c else None, jnp.concatenate(found) if values else None)
 
     alive = jnp.arange(route.tile, dtype=np.int32) < filled
-    sums, kept = lax.scan(to_next_save, (steps.begin(), jnp.int32(0), alive), targets)[1]
-    return sums if in_c else together(sums), kept
+    sums, packed, kept = lax.scan(to_next_save, (steps.begin(), jnp.int32(0), alive), targets)[1]
+    return None if sums is None else together(sums), packed, kept
