@@ -33,7 +33,7 @@ def test_small_steps_are_trusted():
 
 
 def test_large_steps_are_not_and_the_finite_step_is_named():
-    result = verdict(rate=0.5)
+    result = verdict(rate=0.5, seed=3)  # one seed in twenty finds the shape of the noise significant by chance
     assert result.decision == "do not trust"
     assert rows(result)["weak error of x0"].outcome == FAILS
     assert any("finite step" in reason for reason in result.remarks)

@@ -25,11 +25,10 @@ from itograd.simulation.interrupt import wait_for
 from itograd.simulation.noise import noise_source
 from itograd.simulation.power_sums import PowerSums, totals, unpacked
 from itograd.simulation.precision import as_traced, precision
-from itograd.simulation.routes import Route, choose_route
+from itograd.simulation.routes import Route
 from itograd.simulation.statistics import Moments
 from itograd.simulation.threefry import seed_words
-from itograd.simulation.tile import run_tile
-from itograd.simulation.traced import Traced
+from itograd.simulation.tile import Outline, outline, run_tile
 from itograd.validation import require
 
 _AHEAD = 4  # tiles in work or waiting to be fetched, for each thread
@@ -64,19 +63,25 @@ class Ensemble:
     noise: str | None = None  # the source of random numbers; by default the compiled one where it is there
 
     @cached_property
-    def _parts(self):
+    def _recipe(self) -> tuple[Any, tuple]:
+        """The chain, the observables and the start: arrays to be traced, and the rest, which is compiled in."""
         # As a tuple: mapping over a pytree sorts the keys of a dict, and would exchange the observables.
-        return as_traced((self.chain, tuple(self.observables.values()), self.x0), self.dtype)
-
-    @cached_property
-    def _traced(self) -> Traced:
         with precision(self.dtype):
-            return Traced.of(*self._parts)
+            parts = as_traced((self.chain, tuple(self.observables.values()), self.x0), self.dtype)
+            dynamic, static = eqx.partition(parts, eqx.is_array)
+        leaves, structure = jax.tree.flatten(static)
+        return dynamic, (structure, tuple(leaves))
 
     @cached_property
+    def _outline(self) -> Outline:
+        dynamic, recipe = self._recipe
+        arrays, structure = jax.tree.flatten(dynamic)
+        return outline(recipe, structure, tuple((a.shape, a.dtype) for a in arrays), self.dtype)
+
+    @property
     def route(self) -> Route:
         """How the chain is compiled."""
-        return choose_route(self._traced.step, self._traced.state)
+        return self._outline.route
 
     @property
     def tile(self) -> int:
@@ -99,13 +104,13 @@ class Ensemble:
 
     def check(self) -> None:
         """Trace the start, one step and every observable; raise where a shape or a type does not fit."""
-        before, after = ([(v.shape, str(v.dtype)) for v in vs] for vs in (self._traced.state, self._traced.after))
+        found = self._outline
         require(
-            before == after,
-            f"a step must return the state it was given: it got {before} and returned {after}",
+            found.state == found.after,
+            f"a step must return the state it was given: it got {found.state} and returned {found.after}",
         )
-        for name, value in zip(self.observables, self._traced.observed):
-            require(value.shape == (), f"observable {name!r} must return a scalar: got shape {value.shape}")
+        for name, (shape, _) in zip(self.observables, found.observed):
+            require(shape == (), f"observable {name!r} must return a scalar: got shape {shape}")
 
     def values(self, paths: int, *, threads: int | None = None) -> np.ndarray:
         """The observables of all paths at the save points (s, p, n); NaN where a path is lost."""
@@ -130,15 +135,13 @@ class Ensemble:
         count = -(-paths // self.tile)
         if first >= count:
             return
-        with precision(self.dtype):
-            dynamic, static = eqx.partition(self._parts, eqx.is_array)
-        leaves, structure = jax.tree.flatten(static)
+        dynamic, recipe = self._recipe
         seed, steps = seed_words(self.seed), self.save_steps.astype(np.int32)
 
         def run(number: int, targets=steps) -> Tile:
             start = number * self.tile
             filled, kept = min(self.tile, paths - start), min(self.tile, whole - start)
-            call = partial(_run_tile, self.route, self._source, (kept > 0, covariance), (structure, tuple(leaves)))
+            call = partial(_run_tile, self.route, self._source, (kept > 0, covariance), recipe)
             with precision(self.dtype):
                 sums, packed, values = jax.device_get(call(dynamic, seed, np.uint32(number), np.int32(filled), targets))
             if values is not None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import equinox as eqx
@@ -14,9 +16,43 @@ from itograd.simulation import compiled
 from itograd.simulation.lanewise import Lanewise
 from itograd.simulation.noise import TileNoise
 from itograd.simulation.power_sums import alive_sums, together
-from itograd.simulation.routes import Route
+from itograd.simulation.precision import precision
+from itograd.simulation.routes import Route, choose_route
 from itograd.simulation.runwise import Runwise
 from itograd.simulation.traced import Traced
+
+
+@dataclass(frozen=True)
+class Outline:
+    """What a chain is before it is run: its route, and shapes and types of the state, before and after a step."""
+
+    route: Route
+    state: list[tuple]
+    after: list[tuple]
+    observed: list[tuple]
+
+
+@lru_cache(maxsize=256)
+def outline(recipe: tuple, structure, arrays: tuple, dtype: str) -> Outline:
+    """The outline of a recipe whose arrays have these shapes and types; a ladder of learning rates has one."""
+    found = []
+
+    def look(dynamic):
+        traced = traced_recipe(recipe, dynamic)
+        route = choose_route(traced.step, traced.state)
+        shapes = ([(v.shape, str(v.dtype)) for v in vs] for vs in (traced.state, traced.after, traced.observed))
+        found.append(Outline(route, *shapes))
+        return 0
+
+    with precision(dtype):
+        jax.eval_shape(look, jax.tree.unflatten(structure, [jax.ShapeDtypeStruct(*array) for array in arrays]))
+    return found[0]
+
+
+def traced_recipe(recipe: tuple, dynamic: Any) -> Traced:
+    """The functions of a recipe, traced."""
+    structure, leaves = recipe
+    return Traced.of(*eqx.combine(dynamic, jax.tree.unflatten(structure, leaves)))
 
 
 def run_tile(
@@ -27,10 +63,8 @@ def run_tile(
     Static: the route, the noise source, `keeps` = (values of the paths, covariances) and the recipe, whose arrays are
     in `dynamic`. Returns (PowerSums with a leading axis of save points, values (s, n, paths) or None).
     """
-    structure, leaves = recipe
-    chain, observables, x0 = eqx.combine(dynamic, jax.tree.unflatten(structure, leaves))
     noise = TileNoise(source, seed, number, route.tile)
-    steps = (Runwise if route.name == "runs" else Lanewise)(Traced.of(chain, observables, x0), route, noise)
+    steps = (Runwise if route.name == "runs" else Lanewise)(traced_recipe(recipe, dynamic), route, noise)
     values, covariances = keeps
     in_c = source == "compiled"
 
