@@ -16,6 +16,7 @@ from itograd.simulation.engine import Ensemble
 STEPS = 14
 GRID = np.arange(STEPS + 1)
 GRIDS = {"every seventh": [0, 7, 14], "the last": [14], "irregular": [1, 5, 6, 13, 14]}
+MANY = 3000  # products that are fused otherwise show in few paths
 
 EVERYWHERE = pytest.mark.parametrize(
     ("name", "noise", "dtype"),
@@ -24,9 +25,8 @@ EVERYWHERE = pytest.mark.parametrize(
         for name, dtype in (
             ("one dimension", "float32"),
             ("two-point", "float64"),
-            ("batches", "float32"),
+            ("underdamped", "float32"),
             ("stale", "float32"),
-            ("nine", "float32"),
             ("nine", "float64"),
             ("mlp", "float32"),
         )
@@ -56,8 +56,8 @@ def test_paths_are_the_same_for_any_number_of_paths_and_threads(name, noise, dty
     values = whole.values(many, threads=2)
     assert values.shape == (STEPS + 1, many, 3)
     assert values.dtype == dtype
-    assert len(np.unique(values[-1, :, 0])) > many // 2
-    for paths, threads in ((10, 1), (300, 2), (many, 1)):
+    assert len(np.unique(values[-1, :, 2])) > many // 2
+    for paths, threads in ((10, 1), (min(300, many), 2), (many, 1)):
         np.testing.assert_array_equal(whole.values(paths, threads=threads), values[:, :paths])
     last = list(whole.tiles(many, whole=many, first=2))
     assert [tile.number for tile in last] == [2, 3]
@@ -66,9 +66,9 @@ def test_paths_are_the_same_for_any_number_of_paths_and_threads(name, noise, dty
 
 @EVERYWHERE
 def test_paths_are_the_same_for_any_save_grid(name, noise, dtype):
-    values = run(name, noise, dtype).values(20)
+    values = run(name, noise, dtype).values(MANY)
     for which, grid in GRIDS.items():
-        np.testing.assert_array_equal(run(name, noise, dtype, grid).values(20), values[grid], which)
+        np.testing.assert_array_equal(run(name, noise, dtype, grid).values(MANY), values[grid], which)
 
 
 @pytest.mark.parametrize("covariance", [False, True])
@@ -122,8 +122,7 @@ def typed(expected):
     return StepOf(step)
 
 
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
-@pytest.mark.parametrize("wide", [False, True], ids=["narrow", "wide"])
+@pytest.mark.parametrize(("dtype", "wide"), [("float32", True), ("float64", False)])
 def test_the_precision_is_the_runs_own_whatever_that_of_the_process(dtype, wide):
     def values():
         return ensemble(typed(dtype), [5], dtype=dtype, x0=np.ones(2)).values(20)
@@ -145,7 +144,7 @@ if sys.argv[2] == "wide":
     jax.config.update("jax_enable_x64", True)
 import numpy as np
 from engine_chains import SOURCES, chain_of, ensemble
-for name in ("two-point", "nine", "mlp"):
+for name in ("two-point", "mlp"):
     for noise in SOURCES:
         values = ensemble(chain_of(name), [9], noise=noise).values(40)
         print(name, noise, values.dtype, hashlib.sha256(values.tobytes()).hexdigest())
@@ -166,7 +165,7 @@ def test_another_process_with_one_core_or_with_x64_has_the_same_bytes():
         assert done.returncode == 0, done.stderr
         found.append(done.stdout)
     assert found[0] == found[1]
-    assert found[0].count("float32") == 3 * len(SOURCES)
+    assert found[0].count("float32") == 2 * len(SOURCES)
 
 
 # What does not fit is found before the run is under way.

@@ -1,5 +1,6 @@
 """The routes of the engine: which one a chain takes, and that none of them changes its law or its random words."""
 
+from dataclasses import replace
 from functools import partial
 
 import jax
@@ -21,7 +22,10 @@ def test_the_rule_picks_route_tile_and_unroll(name):
     assert (route.name, route.tile, route.chunk) == CHAINS[name][1]
 
 
-@pytest.mark.parametrize("name", CHAINS)
+RARE = ("momentum", "nesterov", "amplified", "weak order 2", "eight", "twenty", "hundred", "stale in three dimensions")
+
+
+@pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.slow) if n in RARE else n for n in CHAINS])
 def test_words_are_those_of_seed_path_step_and_lane(name):
     """Threefry's paths are those of `Draws(path_key(seed, path), step)` one by one, whatever the route."""
     steps, paths = [0, 3, 38], 40
@@ -116,28 +120,29 @@ def recorder(n):
     return chain, components(len(LAWS) * 2 * len(few))
 
 
-ON_ROUTES = pytest.mark.parametrize(
-    ("n", "route"),
-    [
-        (1, Route("scalars", 2048, 2)),
-        (40, Route("lanes", 512)),
-        (70, Route("runs", 256)),
-        pytest.param(3, Route("scalars", 2048, 4), marks=pytest.mark.slow),
-        pytest.param(3, Route("lanes", 2048), marks=pytest.mark.slow),
-        pytest.param(1, Route("runs", 512), marks=pytest.mark.slow),
-    ],
-    ids=lambda value: value if isinstance(value, int) else value.name,
-)
+# Threefry takes long to compile.
+ON_ROUTES = [
+    pytest.param(n, route, noise, id=f"{n}-{route.name}-{noise}", marks=[pytest.mark.slow] * (noise == "jax" and slow))
+    for n, route, slow in (
+        (1, Route("scalars", 2048), False),
+        (3, Route("scalars", 2048, 4), True),
+        (3, Route("lanes", 2048), False),
+        (40, Route("lanes", 512), True),
+        (1, Route("runs", 512), True),
+        (70, Route("runs", 256), True),
+    )
+    for noise in SOURCES
+]
 
 
 def on_route(route, *arguments, **options):
     run = ensemble(*arguments, **options)
-    run.__dict__["route"] = route
+    run.__dict__["_outline"] = replace(run._outline, route=route)
+    assert run.tile == route.tile
     return run
 
 
-@ON_ROUTES
-@pytest.mark.parametrize("noise", SOURCES)
+@pytest.mark.parametrize(("n", "route", "noise"), ON_ROUTES)
 def test_draws_have_their_laws_and_are_independent(n, route, noise):
     chain, observables = recorder(n)
     run = on_route(route, chain, EACH, noise=noise, x0=np.zeros(1), observables=observables)
@@ -177,9 +182,13 @@ def elsewhere(state, k, draws):
     )
 
 
-@pytest.mark.parametrize("noise", SOURCES)
 @pytest.mark.parametrize(
-    "route", [Route("scalars", 2048), Route("lanes", 2048), Route("runs", 512)], ids=lambda r: r.name
+    ("route", "noise"),
+    [
+        pytest.param(route, noise, id=f"{route.name}-{noise}", marks=[pytest.mark.slow] * (noise == "jax" and slow))
+        for route, slow in ((Route("scalars", 2048), True), (Route("lanes", 2048), False), (Route("runs", 512), True))
+        for noise in SOURCES
+    ],
 )
 def test_draws_elsewhere_are_draws_as_well(route, noise):
     chain = StepOf(elsewhere, lambda x0: tuple(jnp.zeros(2) for _ in range(8)), jnp.concatenate)
@@ -196,9 +205,7 @@ def test_draws_elsewhere_are_draws_as_well(route, noise):
 
 
 @pytest.mark.parametrize("noise", SOURCES)
-@pytest.mark.parametrize(
-    "route", [Route("scalars", 512, 2), Route("lanes", 512)], ids=lambda r: r.name
-)
+@pytest.mark.parametrize("route", [Route("scalars", 512, 2), Route("lanes", 512)], ids=lambda r: r.name)
 def test_a_draw_at_its_own_step_is_the_draw(route, noise):
     """The words of the step k are the same by whatever way they are asked for.
 

@@ -4,8 +4,8 @@ Loops are nested as
 
     windows ⊃ chunks ⊃ the steps of a chunk, written out
 
-for the sake of the random numbers (`drawing.py`). A chunk that reaches beyond its end is masked, so that every step
-is made by the same code wherever the save points are: the bytes depend on none.
+for the sake of the random numbers (`drawing.py`). Chunks begin at multiples of their length, and steps that are not to
+be made are masked: every step is made by the same code wherever the save points are, and the bytes depend on none.
 """
 
 from __future__ import annotations
@@ -77,36 +77,39 @@ class Lanewise:
             values.append(Scalars.of([source.pop(0) for _ in range(variable.size)], variable.shape))
         return values
 
-    def _chunk_of_steps(self, carry: list, k, end, window_start, window: list) -> list:
-        """The state after the steps k … of one chunk; steps from `end` on are not made."""
-        chunk, form = self.drawing.for_chunk(k), self.form.within()
+    def _chunk_of_steps(self, carry: list, first, start, end, window_start, window: list) -> list:
+        """The state after the chunk from step `first` on; steps before `start` and from `end` on are not made."""
+        chunk, form = self.drawing.for_chunk(first), self.form.within()
         program = self.traced.step
         for position in range(self.chunk):
-            at = k + position
+            at = first + position
             drawn = self.drawing.at(at, position, window_start, window, chunk)
             values = dict(zip(program.inputs, [*self._unpacked(carry), *self._keys.values()]))
             values |= dict(zip(program.inputs[-2:], (at.astype(jnp.uint32), at))) | self._known
             after = self._packed(run(form, program, values, self.drawing.in_place_of(drawn)))
-            carry = after if self.chunk == 1 else [lax.select_n(at < end, a, b) for a, b in zip(carry, after)]
+            if self.chunk > 1:
+                made = (at >= start) & (at < end)
+                after = [lax.select_n(made, a, b) for a, b in zip(carry, after)]
+            carry = after
         return carry
 
     def advance(self, carry: list, k, end) -> list:
         """The state at step `end` from the state at step k."""
-        window = self.drawing.window
+        window, begin = self.drawing.window, k // self.chunk * self.chunk
 
         def chunks(carry, first, last, stock):
             def one_chunk(i, carry):
-                return self._chunk_of_steps(carry, first + i * self.chunk, last, first, stock)
+                return self._chunk_of_steps(carry, first + i * self.chunk, k, last, first, stock)
 
             return lax.fori_loop(0, (last - first + self.chunk - 1) // self.chunk, one_chunk, carry)
 
         def one_window(i, carry):
-            first = k + i * window
+            first = begin + i * window
             return chunks(carry, first, jnp.minimum(first + window, end), self.drawing.for_window(first))
 
         if not window:
-            return chunks(carry, k, end, [])
-        return lax.fori_loop(0, (end - k + window - 1) // window, one_window, carry)
+            return chunks(carry, begin, end, [])
+        return lax.fori_loop(0, (end - begin + window - 1) // window, one_window, carry)
 
     def observed(self, carry: list) -> list[jax.Array]:
         """The observables, (m, paths) for one that has m components."""

@@ -76,7 +76,8 @@ def _folded(x: jax.Array, width: int) -> jax.Array:
 
 def totals(sums: PowerSums) -> tuple:
     """Count (s,), shift and scale (s, n), sums of powers 1 to 4 (s, n, 4) and products, in float64, on the host."""
-    first, second = (np.asarray(x, complex).sum(axis=-1) for x in (sums.first, sums.second))
+    with np.errstate(over="ignore", invalid="ignore"):
+        first, second = (np.asarray(x, complex).sum(axis=-1) for x in (sums.first, sums.second))
     powers = np.stack([first.real, first.imag, second.real, second.imag], axis=-1)
     count = np.rint(np.asarray(sums.number, float).sum(axis=-1))
     return count, np.asarray(sums.shift, float), np.asarray(sums.scale, float), powers, sums.products

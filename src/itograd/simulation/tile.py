@@ -78,5 +78,8 @@ def run_tile(
         return (state, target, still), (sums, packed if in_c else None, jnp.concatenate(found) if values else None)
 
     alive = jnp.arange(route.tile, dtype=np.int32) < filled
-    sums, packed, kept = lax.scan(to_next_save, (steps.begin(), jnp.int32(0), alive), targets)[1]
+    # XLA takes a loop of one turn apart, and rounds in another way than within a loop: a lone save point is seen twice.
+    saves, targets = len(targets), jnp.resize(targets, (max(len(targets), 2),))
+    found = lax.scan(to_next_save, (steps.begin(), jnp.int32(0), alive), targets)[1]
+    sums, packed, kept = jax.tree.map(lambda x: x[:saves], found)
     return None if sums is None else together(sums), packed, kept
