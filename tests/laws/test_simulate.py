@@ -207,5 +207,5 @@ def test_paths_that_are_all_lost_at_once_are_refused():
         def step(self, state, k, draws):
             return super().step(state, k, draws) * jnp.nan
 
-    with pytest.raises(ValueError, match="no path is finite after the first step.*'x0'"):
+    with pytest.raises(ValueError, match=r"no path is finite after the first step.*'x0'"):
         ig.simulate(Spoilt(Q, SGD), x0=X0, steps=10, paths=10)

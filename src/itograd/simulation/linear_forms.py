@@ -11,6 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import reduce
 
+import jax
 import jax.numpy as jnp
 from jax import lax
 
@@ -54,7 +55,7 @@ class LinearForm:
 
 def is_number(element, value: float) -> bool:
     """Whether an element is the number `value`, known while tracing."""
-    return not hasattr(element, "aval") and not isinstance(element, LinearForm) and element == value
+    return not isinstance(element, jax.Array | LinearForm) and bool(element == value)
 
 
 def combined(name: str, elements: list, spread, product):

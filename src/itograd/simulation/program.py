@@ -163,6 +163,6 @@ def _is_literal(atom: Atom, holds: Callable) -> bool:
     return (
         isinstance(atom, Constant)
         and np.ndim(atom.value) == 0
-        and not hasattr(atom.value, "aval")
+        and not isinstance(atom.value, jax.Array)
         and holds(atom.value)
     )
