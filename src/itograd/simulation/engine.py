@@ -132,6 +132,7 @@ class Ensemble:
         Raises ValueError before any tile is run where no path of the first one survives its first step, unless all
         `may_be_lost`.
         """
+        require(paths <= 2**32, f"at most 2^32 paths have random words of their own: got {paths}")
         count = -(-paths // self.tile)
         if first >= count:
             return
