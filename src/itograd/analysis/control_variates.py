@@ -37,12 +37,12 @@ from itograd.problems.problem import Problem
 from itograd.simulation.chain import Chain
 from itograd.simulation.coupled import CoupledChain
 from itograd.simulation.engine import Ensemble
-from itograd.simulation.ensemble import save_grid, save_times
 from itograd.simulation.equation import ModifiedEquation
 from itograd.simulation.observables import chosen_observables
 from itograd.simulation.precision import DTYPES, as_traced, double
 from itograd.simulation.progress import Progress
 from itograd.simulation.refinement import common_step
+from itograd.simulation.save_points import save_grid, save_times
 from itograd.simulation.schemes import DiscretisedEquation, ExactAffine, HeunDrift, Scheme
 from itograd.simulation.statistics import Merged, Moments
 from itograd.validation import require, require_choice, require_count, require_number

@@ -26,12 +26,13 @@ from itograd.problems.problem import Problem
 from itograd.simulation.chain import Chain
 from itograd.simulation.coupled import CoupledChain
 from itograd.simulation.engine import Ensemble
-from itograd.simulation.ensemble import save_grid, save_times
+from itograd.simulation.ensemble import starting_point
 from itograd.simulation.equation import ModifiedEquation
 from itograd.simulation.observables import chosen_observables
 from itograd.simulation.precision import DTYPES
 from itograd.simulation.progress import Progress
 from itograd.simulation.refinement import common_step
+from itograd.simulation.save_points import save_grid, save_times
 from itograd.simulation.schemes import DiscretisedEquation, ExactAffine, HeunDrift, Scheme, default_scheme
 from itograd.simulation.statistics import Merged, Moments
 from itograd.validation import require, require_choice, require_count, require_number
@@ -177,7 +178,7 @@ def difference_of(pair: Pair, observables, where: dict, grid: dict, how: dict, d
         require_number("target_standard_error", how["target"], minimum=0, exclusive=True)
     if how["threads"] is not None:
         require_count("threads", how["threads"])
-    where = where | {"x0": _start(where["x0"], pair.problem)}
+    where = where | {"x0": starting_point(where["x0"], pair.problem)}
     step, numbers = _common_grid(pair, dt, **grid)
     parts = FIRST_PARTS if dt is None else _parts(step, dt)
     lost_before = None
@@ -344,15 +345,6 @@ def _draw_alike(first, second) -> bool:
 
 def _name(member) -> str:
     return repr(getattr(member, "optimizer", getattr(member, "equation", member)))
-
-
-def _start(x0, problem: Problem):
-    if callable(x0):
-        return x0
-    point = np.asarray(problem.x0 if x0 is None else x0, float)
-    require(point.shape == (problem.dim,), f"x0 must have shape ({problem.dim},): got {point.shape}")
-    require(np.isfinite(point).all(), f"x0 must be finite: got {point}")
-    return point
 
 
 def _common_grid(pair: Pair, dt, *, steps, save_every, save_at):

@@ -29,9 +29,9 @@ from scipy.linalg import solve_continuous_lyapunov, solve_discrete_lyapunov
 from itograd.optimizers.optimizer import Optimizer
 from itograd.problems.problem import Problem
 from itograd.simulation.affine import affine_map
-from itograd.simulation.ensemble import save_grid, save_times
 from itograd.simulation.equation import ModifiedEquation
 from itograd.simulation.precision import as_traced, double
+from itograd.simulation.save_points import save_grid, save_times
 from itograd.validation import require
 
 MAX_MULTIPLICATIVE_STATE = 60  # the stationary equation is then a dense system of about 1,800 unknowns

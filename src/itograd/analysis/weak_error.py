@@ -13,8 +13,8 @@ from itograd.analysis.coupling import Pair, difference_of
 from itograd.optimizers.optimizer import Optimizer, modified_equation
 from itograd.problems.problem import Problem
 from itograd.simulation.coupled import NoSharedNoise
-from itograd.simulation.ensemble import save_grid
 from itograd.simulation.observables import chosen_observables
+from itograd.simulation.save_points import save_grid
 from itograd.simulation.schemes import Scheme
 from itograd.validation import require, require_number
 

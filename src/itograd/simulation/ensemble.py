@@ -106,7 +106,7 @@ def simulate(
     ['time', 'observable']
     """
     model = _equation_or_chain(model, problem, steps, save_every, scheme, dt, discretisation_tolerance)
-    start = _starting_point(x0, model.problem)
+    start = starting_point(x0, model.problem)
     chosen = chosen_observables(model.problem, observables)
     plan = _plan(paths, quantiles, covariance, keep_paths, target_standard_error, max_paths, list(chosen))
     _require_settings(dtype, noise, threads, store, resume)
@@ -166,7 +166,8 @@ def _equation_or_chain(model, problem, steps, save_every, scheme, dt, discretisa
     return model.chain(problem)
 
 
-def _starting_point(x0, problem: Problem):
+def starting_point(x0, problem: Problem):
+    """Where paths start, checked: the problem's own point by default, a point, or a function that samples one."""
     if callable(x0):
         return x0
     point = np.asarray(problem.x0 if x0 is None else x0, float)

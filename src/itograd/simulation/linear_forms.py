@@ -3,7 +3,7 @@
 Factors that are the same for all paths are multiplied among themselves, once, and every path is left with one
 multiplication and addition for each term. Nothing cancels: equal terms are not merged, sums of whole numbers keep
 their order, and a factor is carried into a sum of products only, so a compensated sum stays what it was. Results
-change within rounding, and by the same rule each time.
+change by rounding, by the same rule each time, as long as no product of factors leaves the range of the precision.
 """
 
 from __future__ import annotations
