@@ -1,25 +1,14 @@
 /* The inner loops. This file is compiled once for each instruction set, with VARIANT(name) as its suffix. */
 #include "laws.h"
-#include "normal_vectors.h"
+#if defined __AVX512F__
+#include "normal_avx512.h"
+#elif defined __AVX2__
+#include "normal_avx2.h"
+#endif
 
 #define JOIN(a, b) a##b
 #define JOINED(a, b) JOIN(a, b)
 #define VARIANT(name) JOINED(name, ISA)
-
-/* A source of words for the loops below: a generator, or an array. */
-typedef struct {
-    generator g;
-    const uint32_t *array;
-} source;
-
-INLINE void take(source *from, uint32_t words[BLOCK]) {
-    if (from->array) {
-        memcpy(words, from->array, BLOCK * sizeof *words);
-        from->array += BLOCK;
-    } else {
-        next_words(&from->g, words);
-    }
-}
 
 /* Stages of words first, then their numbers: two loops, both of which compilers vectorise. */
 enum { STAGE = 16 };
@@ -36,41 +25,8 @@ enum { STAGE = 16 };
         out += stage * BLOCK;                                                 \
     }
 
-#ifdef NORMALS_IN_VECTORS
-/* Chunks share one test for rare words; those that hold one (1.6 %) are gone through once more. */
-INLINE void fill_normals(source *from, size_t blocks, uint32_t *out) {
-    enum { PAIR = 2 * BLOCK, CHUNK = 8 };
-    const table t = load_table();
-    for (; blocks >= 2 * CHUNK; blocks -= 2 * CHUNK) {
-        source again = *from;
-        bits common = all_ones();
-        EACH(c, CHUNK) {
-            uint32_t words[PAIR];
-            take(from, words);
-            take(from, words + BLOCK);
-            UNROLLED for (int i = 0; i < PAIR; i += 2 * VECTOR) {
-                const bits k[2] = {odd_numbers(words + i), odd_numbers(words + i + VECTOR)};
-                common_normals(k, &t, out + c * PAIR + i);
-                common = and3(common, k[0], k[1]);
-            }
-        }
-        if (__builtin_expect(rare_lanes(common), 0)) {
-            for (uint32_t *block = out; block < out + CHUNK * PAIR; block += BLOCK) {
-                uint32_t words[BLOCK];
-                take(&again, words);
-                for (int i = 0; i < BLOCK; i += VECTOR)
-                    for (unsigned rare = rare_lanes(odd_numbers(words + i)); rare; rare &= rare - 1) {
-                        int lane = i + __builtin_ctz(rare);
-                        block[lane] = normal(words[lane]);
-                    }
-            }
-        }
-        out += CHUNK * PAIR;
-    }
-    FOR_EACH_WORD(normal(word))
-}
-#else
-#define fill_normals(from, blocks, out) FOR_EACH_WORD(normal(word))
+#if !defined __AVX2__
+INLINE void fill_normals(source *from, size_t blocks, uint32_t *out) { FOR_EACH_WORD(normal(word)) }
 #endif
 
 /* Numbers that one block of words makes. */

@@ -80,12 +80,18 @@ def row(values):
 
 if __name__ == "__main__":
     print("/* Written by fit_tables.py. */\n#pragma once\n")
-    print("/* normal.h: [power][interval] */")
+    table = normal_table()
+    print("/* normal of laws.h: [power][interval] */")
     print(f"enum {{ NORMAL_DEGREE = {NORMAL_DEGREE} }};")
     print("static const float NORMAL_TABLE[NORMAL_DEGREE + 1][64] = {")
-    for power in normal_table():
+    for power in table:
         for start in range(0, 64, 8):
             print(f"    {'{' if start == 0 else ' '}{row(power[start : start + 8])}{'},' if start == 56 else ','}")
+    print("};\n")
+    print("/* The same, an interval's coefficients side by side. */")
+    print("static const float NORMAL_ROWS[64][8] = {")
+    for coefficients in table.T:
+        print(f"    {{{row(coefficients)}}},")
     print("};\n")
     print("/* log2(1 + t) / t */")
     series = log2_series()

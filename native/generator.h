@@ -107,3 +107,18 @@ INLINE void next_words(generator *g, uint32_t words[BLOCK]) {
     next(g, result);
     memcpy(words, result, sizeof result);
 }
+
+/* A source of words for the loops of fill.c: a generator, or an array. */
+typedef struct {
+    generator g;
+    const uint32_t *array;
+} source;
+
+INLINE void take(source *from, uint32_t words[BLOCK]) {
+    if (from->array) {
+        memcpy(words, from->array, BLOCK * sizeof *words);
+        from->array += BLOCK;
+    } else {
+        next_words(&from->g, words);
+    }
+}
