@@ -19,6 +19,7 @@ static void two_summands(const run *r, uint64_t stream, sums *at_save) {
         for (int k = 0; k < r->steps_per_save; k += STEPS) {
             int steps = r->steps_per_save - k < STEPS ? r->steps_per_save - k : STEPS;
             toss(&coins, &g, TWO_SUMMANDS_VECTORS);
+#pragma GCC unroll 1
             for (int u = 0; u < steps; u++) {
 #pragma GCC unroll 16
                 for (int v = 0; v < TWO_SUMMANDS_VECTORS; v++) {
