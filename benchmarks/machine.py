@@ -9,6 +9,9 @@ from pathlib import Path
 
 PACKAGES = ("itograd", "jax", "jaxlib", "numpy", "torch", "torchsde", "diffrax")
 
+# What the limit is built for, the first that a processor has: lanes.h in benchmarks/limit chooses likewise.
+VECTORS = {"AVX-512": {"avx512f", "avx512bw", "avx512dq", "avx512vl"}, "AVX2": {"avx2", "fma"}}
+
 
 def machine() -> dict[str, str | int]:
     """The processor by name and family, its vector instructions and the cores this process may use."""
@@ -20,8 +23,8 @@ def machine() -> dict[str, str | int]:
             fields[key.strip()] = value.strip()
     name = fields.get("model name") or platform.processor() or platform.machine()
     family = f" (family {fields['cpu family']}, model {fields['model']})" if "cpu family" in fields else ""
-    flags = fields.get("flags", "").split()
-    vectors = next((title for flag, title in (("avx512dq", "AVX-512"), ("avx2", "AVX2")) if flag in flags), "unknown")
+    flags = set(fields.get("flags", "").split())
+    vectors = next((title for title, needed in VECTORS.items() if needed <= flags), "unknown")
     return {"processor": name + family, "vectors": vectors, "cores": available_cores(), "system": platform.system()}
 
 

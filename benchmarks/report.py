@@ -27,8 +27,10 @@ def as_markdown(results: dict) -> str:
     packages = ", ".join(f"{name} {version}" for name, version in versions.items())
     shrink = results["settings"]["shrink"]
     counted = [row["largest_z"] for row in results["rows"]]
+    has_limit = any(row["runner"] == "limit" for row in results["rows"])
+    vectors = f"the limit built for {machine['vectors']}" if has_limit else machine["vectors"]
     parts = [
-        f"{machine['processor']}, {machine['vectors']}; {packages}. Medians of {results['settings']['repeat']} rounds"
+        f"{machine['processor']}, {vectors}; {packages}. Medians of {results['settings']['repeat']} rounds"
         + (f", rough: {shrink} times fewer paths." if shrink > 1 else "."),
         f"Largest |z| of {len(counted)} comparisons with the reference: {max(counted):.1f}."
         if counted

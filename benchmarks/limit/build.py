@@ -23,7 +23,7 @@ FLAGS = ("-O3", "-march=native", "-ffast-math", "-shared", "-fPIC")
 
 @cache
 def kernels() -> ctypes.CDLL:
-    """The library of kernels. Raises `LeftOut` where there is no compiler, or no AVX-512."""
+    """The library of kernels. Raises `LeftOut` where there is no compiler, or neither AVX-512 nor AVX2 with FMA."""
     compiler = next(filter(None, map(shutil.which, (os.environ.get("CC", ""), "cc", "gcc", "clang"))), None)
     if compiler is None:
         raise LeftOut("there is no C compiler (cc, gcc, clang or $CC)")
@@ -47,11 +47,17 @@ def tables() -> str:
         normal[:, (exponent - 1) % 32] = _fit(lambda m, e=exponent: ndtri(m * 2.0 ** (e - 32)), 4, (1, 2))
     log = _fit(lambda t: np.divide(np.log1p(t), t, out=np.ones_like(t), where=t != 0), 8, (-0.25, 0.5))
     exp2 = _fit(np.exp2, 6, (-0.5, 0.5))
+    minus_log_rest = _fit(lambda m: np.log(2) * (m - 1) - np.log(m), 5, (1, 2))
+    sine = _fit(lambda t: np.sqrt(2) * np.sin(np.pi / 2 * np.sqrt(t)) / np.sqrt(t), 3, (0, 1))
+    cosine = _fit(lambda t: np.sqrt(2) * np.cos(np.pi / 2 * np.sqrt(t)), 3, (0, 1))
     rows = ",\n".join("{" + _numbers(row) + "}" for row in normal)
     return (
         f"static const float NORMAL_TABLE[5][32] = {{\n{rows}}};\n"
         f"static const float LOG_SERIES[9] = {{{_numbers(log)}}};\n"
         f"static const float EXP2_SERIES[7] = {{{_numbers(exp2)}}};\n"
+        f"static const float MINUS_LOG_REST[6] = {{{_numbers(minus_log_rest)}}};\n"
+        f"static const float SINE_SERIES[4] = {{{_numbers(sine)}}};\n"
+        f"static const float COSINE_SERIES[4] = {{{_numbers(cosine)}}};\n"
     )
 
 

@@ -1,31 +1,17 @@
-/* Sixteen paths to a vector: random words, normals, and the moments that every kernel returns.
+/* Several paths to a vector: what the kernels are written in, and the moments that every kernel returns.
+
+   What an instruction set does in its own way stands in lanes_avx512.h and lanes_avx2.h, which define the same names.
 
    xoshiro256++: Blackman and Vigna, "Scrambled linear pseudorandom number generators" (2021). Each group of paths has
-   streams of its own, seeded by splitmix64 from (seed, stream); eight generators run side by side in a vector. */
+   streams of its own, seeded by splitmix64 from (seed, stream); generators run side by side in a vector. */
 #pragma once
-#ifndef __AVX512DQ__
-#error "these kernels need a processor with AVX-512 (F, BW, DQ, VL)"
-#endif
 #include <immintrin.h>
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
-#include "tables.h" /* NORMAL_TABLE, LOG_SERIES, EXP2_SERIES: written by build.py */
+#include "tables.h" /* the series and tables of normals, logarithm, exp2: written by build.py */
 
-#define LANES 16
 #define INLINE static inline __attribute__((always_inline))
-
-typedef __m512 floats;
-typedef __m512i words;
-
-INLINE floats all(float value) { return _mm512_set1_ps(value); }
-INLINE floats fma_(floats a, floats b, floats c) { return _mm512_fmadd_ps(a, b, c); }   /*  ab + c */
-INLINE floats fnma(floats a, floats b, floats c) { return _mm512_fnmadd_ps(a, b, c); }  /* -ab + c */
-INLINE floats as_floats(words a) { return _mm512_castsi512_ps(a); }
-INLINE words as_words(floats a) { return _mm512_castps_si512(a); }
-
-/* ---- random words */
-typedef struct { words s0, s1, s2, s3; } generator;
 
 INLINE uint64_t splitmix64(uint64_t *state) {
     uint64_t z = (*state += 0x9e3779b97f4a7c15ULL);
@@ -34,58 +20,21 @@ INLINE uint64_t splitmix64(uint64_t *state) {
     return z ^ (z >> 31);
 }
 
+#if defined __AVX512DQ__ && defined __AVX512BW__ && defined __AVX512VL__
+#include "lanes_avx512.h"
+#elif defined __AVX2__ && defined __FMA__
+#include "lanes_avx2.h"
+#else
+#error "these kernels need a processor with AVX-512 (F, BW, DQ, VL) or with AVX2 and FMA"
+#endif
+
 INLINE generator seeded(uint64_t seed, uint64_t stream) {
-    uint64_t state = seed, start[4][8];
+    uint64_t state = seed, start[4][LANES / 2];
     state = splitmix64(&state) ^ stream;
     state = splitmix64(&state);
-    for (int lane = 0; lane < 8; lane++)
+    for (int lane = 0; lane < LANES / 2; lane++)
         for (int word = 0; word < 4; word++) start[word][lane] = splitmix64(&state);
-    return (generator){_mm512_loadu_si512(start[0]), _mm512_loadu_si512(start[1]), _mm512_loadu_si512(start[2]),
-                       _mm512_loadu_si512(start[3])};
-}
-
-/* The next 512 bits of xoshiro256++. */
-INLINE words next_words(generator *g) {
-    enum { XOR_OF_THREE = 0x96 };
-    words result = _mm512_add_epi64(_mm512_rol_epi64(_mm512_add_epi64(g->s0, g->s3), 23), g->s0);
-    words shifted = _mm512_slli_epi64(g->s1, 17);
-    words s3 = _mm512_xor_si512(g->s3, g->s1);
-    words s1 = _mm512_ternarylogic_epi64(g->s1, g->s2, g->s0, XOR_OF_THREE);
-    words s2 = _mm512_ternarylogic_epi64(g->s2, g->s0, shifted, XOR_OF_THREE);
-    g->s0 = _mm512_xor_si512(g->s0, s3);
-    g->s1 = s1;
-    g->s2 = s2;
-    g->s3 = _mm512_rol_epi64(s3, 45);
-    return result;
-}
-
-/* ---- normals: the inverse of the normal law's distribution function, a polynomial of degree 4 on each dyadic interval
-
-   A word gives a sign (its lowest bit) and a tail probability h 2^-32 <= 1/2 (the other 31). The exponent of h names the
-   interval, whose five coefficients are looked up in registers, and its mantissa in [1, 2) is the polynomial's variable. */
-typedef struct { floats low[5], high[5]; } normal_table;
-
-INLINE normal_table load_normal_table(void) {
-    normal_table t;
-    for (int power = 0; power < 5; power++) {
-        t.low[power] = _mm512_loadu_ps(NORMAL_TABLE[power]);
-        t.high[power] = _mm512_loadu_ps(NORMAL_TABLE[power] + LANES);
-    }
-    return t;
-}
-
-INLINE floats normals(words word, const normal_table *t) {
-    enum { A_AND_B_OR_C = 0xEA };
-    words h = as_words(_mm512_cvtepi32_ps(_mm512_srli_epi32(word, 1)));
-    words interval = _mm512_srli_epi32(h, 23); /* the lookup uses the lowest five bits */
-    floats mantissa = as_floats(
-        _mm512_ternarylogic_epi32(h, _mm512_set1_epi32(0x007fffff), _mm512_set1_epi32(0x3f800000), A_AND_B_OR_C));
-    floats z = _mm512_permutex2var_ps(t->low[4], interval, t->high[4]);
-    z = fma_(z, mantissa, _mm512_permutex2var_ps(t->low[3], interval, t->high[3]));
-    z = fma_(z, mantissa, _mm512_permutex2var_ps(t->low[2], interval, t->high[2]));
-    z = fma_(z, mantissa, _mm512_permutex2var_ps(t->low[1], interval, t->high[1]));
-    z = fma_(z, mantissa, _mm512_permutex2var_ps(t->low[0], interval, t->high[0]));
-    return as_floats(_mm512_xor_si512(as_words(z), _mm512_slli_epi32(word, 31)));
+    return (generator){load_words(start[0]), load_words(start[1]), load_words(start[2]), load_words(start[3])};
 }
 
 /* ---- what a kernel is given and what it returns */
@@ -99,25 +48,25 @@ typedef struct {
 typedef struct { floats x, y, xx, yy, xy; } sums;
 
 INLINE void accumulate(sums *total, const floats *x, const floats *y, int vectors) {
-    sums s = {x[0], y[0], _mm512_mul_ps(x[0], x[0]), _mm512_mul_ps(y[0], y[0]), _mm512_mul_ps(x[0], y[0])};
+    sums s = {x[0], y[0], mul(x[0], x[0]), mul(y[0], y[0]), mul(x[0], y[0])};
     for (int i = 1; i < vectors; i++) {
-        s.x = _mm512_add_ps(s.x, x[i]);
-        s.y = _mm512_add_ps(s.y, y[i]);
+        s.x = add(s.x, x[i]);
+        s.y = add(s.y, y[i]);
         s.xx = fma_(x[i], x[i], s.xx);
         s.yy = fma_(y[i], y[i], s.yy);
         s.xy = fma_(x[i], y[i], s.xy);
     }
-    total->x = _mm512_add_ps(total->x, s.x);
-    total->y = _mm512_add_ps(total->y, s.y);
-    total->xx = _mm512_add_ps(total->xx, s.xx);
-    total->yy = _mm512_add_ps(total->yy, s.yy);
-    total->xy = _mm512_add_ps(total->xy, s.xy);
+    total->x = add(total->x, s.x);
+    total->y = add(total->y, s.y);
+    total->xx = add(total->xx, s.xx);
+    total->yy = add(total->yy, s.yy);
+    total->xy = add(total->xy, s.xy);
 }
 
 static double sum_of_lanes(floats v) {
-    float lane[LANES];
+    float lane[LANES] __attribute__((aligned(64)));
     double sum = 0;
-    _mm512_storeu_ps(lane, v);
+    store(lane, v);
     for (int i = 0; i < LANES; i++) sum += lane[i];
     return sum;
 }

@@ -21,8 +21,6 @@ from benchmarks.workloads import (
     Workload,
 )
 
-_TILE = 10  # rows of a tile of dense.c
-
 
 class _Parameters(ctypes.Structure):
     """`run` of lanes.h."""
@@ -39,9 +37,10 @@ class _Parameters(ctypes.Structure):
 
 def runner(workload: Workload, threads: int) -> Run:
     """A function from a seed to moments; the number of paths is rounded up to whole groups."""
-    kernel, group, coefficients, dim, extra = _kernel(workload)
+    kernel, coefficients, dim, extra = _kernel(workload)
     call = getattr(kernels(), kernel)
     call.restype = None
+    group = _constant(f"{kernel}_paths")
     coefficients = np.ascontiguousarray(np.concatenate([np.ravel(c) for c in coefficients]), np.float32)
     x0 = np.ascontiguousarray(workload.x0, np.float32)
     groups = -(-workload.paths // group)
@@ -68,9 +67,14 @@ def runner(workload: Workload, threads: int) -> Run:
     return run
 
 
+def _constant(name: str) -> int:
+    """What the kernels were built with."""
+    return ctypes.c_int.in_dll(kernels(), name).value
+
+
 @singledispatch
 def _kernel(workload):
-    """(kernel, paths in a group, coefficients, dim, further arguments)."""
+    """(kernel, coefficients, dim, further arguments)."""
     raise TypeError(f"no kernel for {workload!r}")
 
 
@@ -78,38 +82,39 @@ def _kernel(workload):
 def _(w: LeastSquares):
     a, b, n = np.sqrt(ETA) * w.features, np.sqrt(ETA) * w.targets, len(w.targets)
     if w.max_delay:
-        return "asynchronous_sgd", 32, (a.T, b, 1 / np.log([w.delay_ratio])), n, ()
-    return ("sgd_two_summands", 160, (a.T, b), n, ()) if n == 2 else ("sgd_table", 64, (a.T, b), n, ())
+        return "asynchronous_sgd", (a.T, b, 1 / np.log([w.delay_ratio])), n, ()
+    return ("sgd_two_summands", (a.T, b), n, ()) if n == 2 else ("sgd_table", (a.T, b), n, ())
 
 
 @_kernel.register
 def _(w: LinearEquation):
     step, noise = np.eye(w.dim) - ETA * w.matrix, ETA * w.noise
     if w.dim == 2:
-        return f"planar_{w.increment}", 64, (step, noise), 2, ()
-    return "dense_gaussian", 32, ([ETA], _tiled(np.hstack([step, noise]))), w.dim, ()
+        return f"planar_{w.increment}", (step, noise), 2, ()
+    return "dense_gaussian", ([ETA], _tiled(np.hstack([step, noise]))), w.dim, ()
 
 
 @_kernel.register
 def _(w: Underdamped):
     decay = 1 - ETA * w.friction
     if w.dim == 2:
-        return "planar_underdamped", 64, (ETA * w.matrix, ETA * w.noise, [decay, ETA]), 2, ()
+        return "planar_underdamped", (ETA * w.matrix, ETA * w.noise, [decay, ETA]), 2, ()
     blocks = np.hstack([decay * np.eye(w.dim), -ETA * w.matrix, ETA * w.noise])
-    return "dense_underdamped", 32, ([ETA], _tiled(blocks)), w.dim, ()
+    return "dense_underdamped", ([ETA], _tiled(blocks)), w.dim, ()
 
 
 @_kernel.register
 def _(w: Adaptive):
-    return w.rule, 32, ([w.sigma, w.learning_rate, w.b1, w.b2, w.eps], w.curvature), w.dim, ()
+    return w.rule, ([w.sigma, w.learning_rate, w.b1, w.b2, w.eps], w.curvature), w.dim, ()
 
 
 @_kernel.register
 def _(w: SoftmaxDigits):
     features, labels = w.data
     classes = np.ascontiguousarray(labels.argmax(1), np.int32)
+    padded = np.pad(features, ((0, 0), (0, -features.shape[1] % _constant("softmax_block"))))
     further = ctypes.c_int(len(features)), ctypes.c_int(w.batch_size), _Held(classes)
-    return "softmax_sgd", 1, ([w.learning_rate], features), features.shape[1], further
+    return "softmax_sgd", ([w.learning_rate], padded), padded.shape[1], further
 
 
 class _Held(ctypes.c_void_p):
@@ -121,6 +126,7 @@ class _Held(ctypes.c_void_p):
 
 
 def _tiled(matrix: np.ndarray) -> np.ndarray:
-    rows = -(-len(matrix) // _TILE) * _TILE
-    padded = np.vstack([matrix, np.zeros((rows - len(matrix), matrix.shape[1]))])
-    return padded.reshape(rows // _TILE, _TILE, -1).transpose(0, 2, 1)
+    """In tiles of rows, as dense.c reads them."""
+    tile = _constant("dense_tile")
+    padded = np.pad(matrix, ((0, -len(matrix) % tile), (0, 0)))
+    return padded.reshape(-1, tile, matrix.shape[1]).transpose(0, 2, 1)

@@ -150,6 +150,16 @@ def test_the_tables_are_written_between_the_markers_alone(results, tmp_path):
         report.write(page, results)
 
 
+def test_the_tables_say_what_the_limit_was_built_for(results):
+    limit = [row for row in results["rows"] if row["runner"] == "limit"]
+    if not limit:
+        pytest.skip("no limit here")
+    assert results["machine"]["vectors"] in ("AVX-512", "AVX2")
+    assert f"the limit built for {results['machine']['vectors']};" in report.as_markdown(results)
+    without = results | {"rows": [row for row in results["rows"] if row not in limit]}
+    assert "the limit built for" not in report.as_markdown(without)
+
+
 def test_the_page_has_its_markers():
     text = (ROOT / "docs" / "performance.md").read_text()
     assert text.count(report.BEGIN) == text.count(report.END) == 1
