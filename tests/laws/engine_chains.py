@@ -12,6 +12,7 @@ from jax import lax
 import itograd as ig
 from itograd.simulation import EulerMaruyama, WeakOrder2, compiled
 from itograd.simulation.chain import Chain
+from itograd.simulation.coupled import CoupledChain
 from itograd.simulation.draws import STALENESS, Draws
 from itograd.simulation.engine import Ensemble
 from itograd.simulation.history import recall, remember, ring
@@ -90,6 +91,31 @@ def digits(model):
     return ig.SGD(0.5).chain(ig.problems.digits(model, 8, **({"hidden": 4} if model == "mlp" else {})))
 
 
+def softmax_equation():
+    """The SDE of softmax regression on 300 examples with 7 features and 4 classes."""
+    rng = np.random.default_rng(3)
+    data = (rng.normal(size=(300, 7)), rng.integers(0, 4, 300))
+
+    def loss(weights, example):
+        features, label = example
+        return jax.nn.logsumexp(weights @ features) - (weights @ features)[label]
+
+    problem = ig.problems.FiniteSum(loss, data, params=np.zeros((4, 7)), batch_size=8)
+    return DiscretisedEquation(ig.modified_equation(ig.SGD(0.5), problem), EulerMaruyama(), 0.1)
+
+
+class SideBySide(CoupledChain):
+    """Coupled chains whose points are one vector."""
+
+    def observe(self, state):
+        return jnp.concatenate(super().observe(state))
+
+
+def coupled_chains():
+    """Chains of different clocks on one path of noise."""
+    return SideBySide(ig.SGD(0.1).chain(quadratic(2)), equation(2, EulerMaruyama()))
+
+
 # name: (how to make it, its route, tile and unroll)
 CHAINS = {
     "one dimension": (lambda: ig.SGD(0.1).chain(ig.problems.DoubleWell()), ("scalars", 8192, 4)),
@@ -113,6 +139,8 @@ CHAINS = {
     "hundred": (lambda: equation(100, EulerMaruyama()), ("lanes", 1024, 1)),
     "softmax": (lambda: digits("softmax"), ("runs", 32, 1)),
     "mlp": (lambda: digits("mlp"), ("runs", 32, 1)),
+    "softmax sde": (softmax_equation, ("rows", 64, 1)),
+    "coupled": (coupled_chains, ("scalars", 8192, 1)),
 }
 
 

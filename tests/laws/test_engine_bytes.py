@@ -29,6 +29,8 @@ EVERYWHERE = pytest.mark.parametrize(
             ("stale", "float32"),
             ("nine", "float64"),
             ("mlp", "float32"),
+            ("softmax sde", "float32"),
+            ("coupled", "float32"),
         )
         for noise in SOURCES
     ],

@@ -1,4 +1,4 @@
-"""Steps of all paths of a tile with the path as the first axis, by JAX's own batching: the route "runs"."""
+"""Steps of all paths of a tile with the path as the first axis, by JAX's own batching."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _MANY = 64  # numbers of Threefry that are drawn once for all their uses
 
 
 class Runwise:
-    """The route "runs": arrays (paths, …)."""
+    """The routes "runs" and "rows": arrays (paths, …)."""
 
     def __init__(self, traced: Traced, route: Route, noise: TileNoise):
         self.traced, self.noise = traced, noise

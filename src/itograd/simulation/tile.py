@@ -64,7 +64,7 @@ def run_tile(
     in `dynamic`. Returns (PowerSums with a leading axis of save points, values (s, n, paths) or None).
     """
     noise = TileNoise(source, seed, number, route.tile)
-    steps = (Runwise if route.name == "runs" else Lanewise)(traced_recipe(recipe, dynamic), route, noise)
+    steps = (Runwise if route.path_first else Lanewise)(traced_recipe(recipe, dynamic), route, noise)
     values, covariances = keeps
     in_c = source == "compiled"
 
