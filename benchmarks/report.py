@@ -43,7 +43,9 @@ def as_markdown(results: dict) -> str:
         parts += [f"### {_cores(cores)}: path-steps per second, as shares of the limit", _shares(results, cores)]
     parts += _section("### Two cores against one: rate by rate", _scaling(results))
     parts += _section("### float64: time over that of float32", _double(results))
-    parts += _section("### First call: seconds over those of a later one (one core where measured)", _first_calls(results))
+    parts += _section(
+        "### First call: seconds over those of a later one (one core where measured)", _first_calls(results)
+    )
     parts += _section("### Peak memory of a process of its own, MiB, imports included", _memory(results))
     reasons = sorted({(RUNNERS[left["runner"]].title, left["reason"]) for left in results["left_out"]})
     if reasons:

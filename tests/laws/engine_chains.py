@@ -123,10 +123,10 @@ CHAINS = {
     "two-point": (lambda: equation(2, EulerMaruyama("two_point")), ("scalars", 8192, 4)),
     "underdamped": (
         lambda: equation(2, EulerMaruyama(), ig.Momentum(0.05, 0.9, clock="underdamped")),
-        ("scalars", 8192, 1),
+        ("scalars", 8192, 4),
     ),
     "weak order 2": (lambda: equation(2, WeakOrder2()), ("scalars", 8192, 4)),
-    "momentum": (lambda: ig.Momentum(0.05, 0.9).chain(quadratic(2)), ("scalars", 8192, 1)),
+    "momentum": (lambda: ig.Momentum(0.05, 0.9).chain(quadratic(2)), ("scalars", 8192, 4)),
     "nesterov": (lambda: ig.Nesterov(0.05, 0.9).chain(quadratic(2)), ("scalars", 8192, 1)),
     "batches": (lambda: ig.SGD(0.1).chain(regression()), ("scalars", 8192, 4)),
     "reshuffling": (lambda: ig.SGD(0.1).chain(regression("reshuffling")), ("scalars", 8192, 4)),
@@ -140,7 +140,7 @@ CHAINS = {
     "softmax": (lambda: digits("softmax"), ("runs", 32, 1)),
     "mlp": (lambda: digits("mlp"), ("runs", 32, 1)),
     "softmax sde": (softmax_equation, ("rows", 64, 1)),
-    "coupled": (coupled_chains, ("scalars", 8192, 1)),
+    "coupled": (coupled_chains, ("scalars", 8192, 4)),
 }
 
 

@@ -4,8 +4,9 @@ Loops are nested as
 
     windows ⊃ chunks ⊃ the steps of a chunk, written out
 
-for the sake of the random numbers (`drawing.py`). Chunks begin at multiples of their length, and steps that are not to
-be made are masked: every step is made by the same code wherever the save points are, and the bytes depend on none.
+for the sake of the random numbers (`drawing.py`). Chunks begin at multiples of their length and are made whole: a save
+point inside one is seen by a chunk whose later steps are masked, and the run goes on from the beginning of the chunk. So
+every chunk is made by the same code wherever the save points are, and the bytes depend on none.
 """
 
 from __future__ import annotations
@@ -77,8 +78,8 @@ class Lanewise:
             values.append(Scalars.of([source.pop(0) for _ in range(variable.size)], variable.shape))
         return values
 
-    def _chunk_of_steps(self, carry: list, first, start, end, window_start, window: list) -> list:
-        """The state after the chunk from step `first` on; steps before `start` and from `end` on are not made."""
+    def _chunk_of_steps(self, carry: list, first, end, window_start, window: list) -> list:
+        """The state after the chunk from step `first` on; without its steps from `end` on, where there is an `end`."""
         chunk, form = self.drawing.for_chunk(first), self.form.within()
         program = self.traced.step
         for position in range(self.chunk):
@@ -87,29 +88,37 @@ class Lanewise:
             values = dict(zip(program.inputs, [*self._unpacked(carry), *self._keys.values()]))
             values |= dict(zip(program.inputs[-2:], (at.astype(jnp.uint32), at))) | self._known
             after = self._packed(run(form, program, values, self.drawing.in_place_of(drawn)))
-            if self.chunk > 1:
-                made = (at >= start) & (at < end)
-                after = [lax.select_n(made, a, b) for a, b in zip(carry, after)]
-            carry = after
+            carry = after if end is None else [lax.select_n(at < end, a, b) for a, b in zip(carry, after)]
         return carry
 
     def advance(self, carry: list, k, end) -> list:
-        """The state at step `end` from the state at step k."""
-        window, begin = self.drawing.window, k // self.chunk * self.chunk
+        """The state at step `end` from the state at step k; both begin a chunk."""
+        window = self.drawing.window
 
         def chunks(carry, first, last, stock):
             def one_chunk(i, carry):
-                return self._chunk_of_steps(carry, first + i * self.chunk, k, last, first, stock)
+                return self._chunk_of_steps(carry, first + i * self.chunk, None, first, stock)
 
-            return lax.fori_loop(0, (last - first + self.chunk - 1) // self.chunk, one_chunk, carry)
+            return lax.fori_loop(0, (last - first) // self.chunk, one_chunk, carry)
 
         def one_window(i, carry):
-            first = begin + i * window
+            first = k + i * window
             return chunks(carry, first, jnp.minimum(first + window, end), self.drawing.for_window(first))
 
         if not window:
-            return chunks(carry, begin, end, [])
-        return lax.fori_loop(0, (end - begin + window - 1) // window, one_window, carry)
+            return chunks(carry, k, end, [])
+        return lax.fori_loop(0, (end - k + window - 1) // window, one_window, carry)
+
+    def within_chunk(self, carry: list, k, end) -> list:
+        """The state at step `end` of the chunk that begins at step k, from the state there."""
+        if self.chunk == 1:
+            return carry
+
+        def masked(carry):
+            window = self.drawing.for_window(k) if self.drawing.window else []
+            return self._chunk_of_steps(carry, k, end, k, window)
+
+        return lax.cond(end > k, masked, lambda carry: carry, carry)
 
     def observed(self, carry: list) -> list[jax.Array]:
         """The observables, (m, paths) for one that has m components."""

@@ -22,7 +22,7 @@ from itograd.simulation.program import Program, Variable, shape_of
 MOST_SCALARS = 8  # numbers of state on the scalar route
 MOST_TAKEN_APART = 16  # elements of an array on the scalar route
 LARGE_PRODUCT = 1024  # elements of the product of a constant matrix with a matrix of the state
-MOST_WRITTEN_OUT = 2  # numbers of state up to which four steps are written out
+MOST_WRITTEN_OUT = 4  # numbers of state up to which four steps are written out
 CHUNK = 4
 
 
@@ -58,10 +58,8 @@ def choose_route(step: Program, state: tuple[Variable, ...]) -> Route:
     rings = [v for v in state if v.size > MOST_TAKEN_APART]
     count = sum(v.size for v in small)
     if 0 < count <= MOST_SCALARS and all(v.shape[1:] in {w.shape for w in small} for v in rings):
-        # XLA compiles a state of several arrays once for each of them, and LLVM fuses products differently in each:
-        # were their steps written out, what a step sees of the one before would hang on where the save points are.
-        one_pair = count <= MOST_WRITTEN_OUT and all(np.issubdtype(v.dtype, np.floating) for v in small)
-        written_out = CHUNK if one_pair and not rings else 1
+        few = count <= MOST_WRITTEN_OUT and all(np.issubdtype(v.dtype, np.floating) for v in small)
+        written_out = CHUNK if few and not rings else 1
         return Route("scalars", _SCALARS if not rings else _RINGS, written_out)
     return Route("lanes", _tile(size, _LANES))
 

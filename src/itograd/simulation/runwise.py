@@ -44,6 +44,10 @@ class Runwise:
         """The state at step `end` from the state at step k."""
         return lax.fori_loop(k, end, self._step, carry)
 
+    def within_chunk(self, carry: list, k, end) -> list:
+        """The state at step `end`, which is k: steps are made one by one."""
+        return carry
+
     def _step(self, k, carry: list) -> list:
         program = self.traced.step
         drawn = [self._numbers(bulk, k) for bulk in self._ahead]

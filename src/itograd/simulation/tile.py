@@ -70,12 +70,13 @@ def run_tile(
 
     def to_next_save(carry, target):
         state, k, alive = carry
-        state = steps.advance(state, k, target)
-        found = steps.observed(state)
+        begins = target // route.chunk * route.chunk
+        state = steps.advance(state, k, begins)
+        found = steps.observed(steps.within_chunk(state, begins, target))
         still, sums = alive_sums(found, alive, covariances) if covariances or not in_c else (alive, None)
         if in_c:
             still, packed = compiled.power_sums(jnp.concatenate(found), alive)
-        return (state, target, still), (sums, packed if in_c else None, jnp.concatenate(found) if values else None)
+        return (state, begins, still), (sums, packed if in_c else None, jnp.concatenate(found) if values else None)
 
     alive = jnp.arange(route.tile, dtype=np.int32) < filled
     # XLA takes a loop of one turn apart, and rounds in another way than within a loop: a lone save point is seen twice.
