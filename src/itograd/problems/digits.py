@@ -64,7 +64,7 @@ def digits(
             require(given[name] == value, f"preset 'S7' fixes {name}={value!r}: got {given[name]!r}")
         l2 = S7_DECAY
     features, labels = _training_set(label_noise)
-    kind = SoftmaxRegression if model == "softmax" else Classification
+    kind: type[Classification] = SoftmaxRegression if model == "softmax" else Classification
     logits, params = _softmax(features) if model == "softmax" else _mlp(features, hidden, seed)
     return kind(
         logits, features, np.eye(CLASSES)[labels], params=params, batch_size=batch_size, sampling=sampling, l2=l2
