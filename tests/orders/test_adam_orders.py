@@ -1,7 +1,7 @@
 """The weak order of Adam's SDE, and of SVAG with Adam, against exact moments (theory 2.6, S5).
 
-The rule runs from (θ, m, u) = (1, .3, .5) at t₀ = .5 to t = 1.5, on the same noise as an affine control whose second moment
-follows its mean and whose moments are known: what is left to Monte Carlo is the difference of the two.
+The rule runs from (θ, m, u) = (1, .3, .5) at t₀ = .5 to t = 1.5, on the same noise as an affine control whose second
+moment follows its mean and whose moments are known: what is left to Monte Carlo is the difference of the two.
 """
 
 import functools
@@ -86,10 +86,19 @@ def errors(eta, l=1, law="two_point", paths=100_000):
     return difference + exact - [MEAN, SQUARE], error
 
 
-@pytest.mark.slow
-def test_adam():
-    for args in ((0.25,), (0.125,), (0.0625,), (0.25, 2), (0.25, 4)):
-        import time
+def test_adam_has_order_1_in_the_squared_rate():
+    (coarse, coarse_error), (fine, fine_error) = errors(0.125), errors(0.0625)
+    for value, error in ((coarse, coarse_error), (fine, fine_error)):
+        assert (error < 0.05 * np.abs(value)).all()
+    assert np.log(coarse / fine) / np.log(4) == pytest.approx([1, 1], abs=0.1)
+    for (value, error), expected in ((errors(0.125), 3.88e-3), (errors(0.0625), 9.66e-4)):
+        assert abs(value[0] - expected) < 4.5 * error[0] + 0.5e-5
 
-        t = time.time()
-        print(args, errors(*args), time.time() - t)
+
+def test_svag_with_adam_has_order_2_or_more_in_the_noise_scale():
+    """In E θ²; by then the theory's own order is 2.6."""
+    (coarse, coarse_error), (fine, fine_error) = (errors(0.25, l, paths=400_000) for l in (2, 4))
+    for (value, error), expected in (((coarse, coarse_error), 2.73e-3), ((fine, fine_error), 4.5e-4)):
+        assert error[1] < 0.05 * abs(value[1])
+        assert abs(value[1] - expected) < 4.5 * np.hypot(error[1], 2e-5)
+    assert np.log2(coarse[1] / fine[1]) >= 1.8

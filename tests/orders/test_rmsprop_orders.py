@@ -107,7 +107,7 @@ def test_svag_has_order_2_in_the_noise_scale(law, denominator):
 
 @pytest.mark.slow
 def test_svag_with_symmetric_noise_has_order_2_once_its_kurtosis_is_allowed_for():
-    """The measured order from l = 8 to 16 is still 1.967; the error is (A + B/l²)/l², which two values give the third of."""
+    """From l = 8 to 16 the measured order is 1.967. The error is (A + B/l²)/l²: two values give the third."""
     scaled = [l**2 * svag_error("two_point", "old", l) for l in (4, 8, 16)]
     assert scaled[2] == pytest.approx(scaled[1] + (scaled[1] - scaled[0]) / 4, rel=5e-3)
 
