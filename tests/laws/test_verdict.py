@@ -6,7 +6,7 @@ import scipy.stats
 
 import itograd as ig
 from itograd.analysis.assumption import FAILS, HOLDS, OPEN
-from itograd.analysis.verdict import band, observable_scale
+from itograd.analysis.bands import band, observable_scale
 
 Q = ig.problems.Quadratic(1.0, 1.0)
 

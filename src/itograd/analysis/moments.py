@@ -188,6 +188,8 @@ def _affine_rule(optimizer, problem) -> _AffineRule:
             "moments need an optimiser with a problem, or a modified equation: got "
             f"{optimizer!r} and problem={problem!r}"
         )
+    chain = optimizer.chain(problem)
+    optimizer, problem = chain.optimizer, chain.problem  # SVAG changes both
     _check_problem(problem)
     require(
         optimizer.is_affine,

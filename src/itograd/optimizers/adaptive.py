@@ -34,6 +34,7 @@ coupled decay kept, steps / κ.
 """
 
 import dataclasses
+import math
 from abc import abstractmethod
 from typing import Any
 
@@ -156,6 +157,18 @@ class AdaptiveMethod(Optimizer):
             "own, and no verified equation is known; use order=1",
         )
         return self._equation(problem, *_checked_start(self, warm_start, start))
+
+    def equation_start(self, steps):
+        """A warm start, where the SDE has no other.
+
+        Of so many steps that the correction of a first moment is down to 1 % and a tenth of the second moment's memory
+        is filled, but of at most a tenth of the run.
+        """
+        if self.v0 > 0 and not self.corrects_first:
+            return {}
+        *first, second = self.decay_rates.values()
+        needed = [math.log(0.01) / math.log(b) for b in first if b > 0] + [0.1 / (1 - second)]
+        return {"warm_start": max(1, min(math.ceil(max(needed)), steps // 10))}
 
     @abstractmethod
     def _equation(self, problem: Problem, warm_start: int, given: tuple | None) -> "AdaptiveEquation":

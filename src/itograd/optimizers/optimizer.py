@@ -56,6 +56,10 @@ class Optimizer(eqx.Module):
     def scaled(self, batch_factor: float) -> "Optimizer":
         """The optimiser for a batch `batch_factor` times larger, by its own scaling rule."""
 
+    def equation_start(self, steps: int) -> dict[str, Any]:
+        """The options of `modified_equation` with which the SDE is compared with a run of so many steps."""
+        return {}
+
     def chain(self, problem: Problem) -> "OptimizerChain":
         """The optimiser on the problem as a Markov chain."""
         return OptimizerChain(problem, self)
