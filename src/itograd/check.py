@@ -18,9 +18,9 @@ import numpy as np
 
 from itograd import __version__
 from itograd.analysis.assumption import Assumption
+from itograd.analysis.bands import band, observable_scale
 from itograd.analysis.equilibrium import BatchFactorBounds, Equilibrium, equilibrium
 from itograd.analysis.noise_scale import NoiseScale, noise_scale
-from itograd.analysis.bands import band, observable_scale
 from itograd.analysis.verdict import Verdict, verdict
 from itograd.optimizers.sgd import SGD
 from itograd.recipes import Recipe

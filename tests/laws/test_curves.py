@@ -37,7 +37,14 @@ def test_a_small_step_stays_with_its_svag():
 def test_a_large_step_parts_from_its_svag_where_the_exact_moments_do():
     optimizer, x0, steps = ig.SGD(0.8), [3.0, 3.0], 40
     found = ig.svag_test(
-        optimizer, quadratic(), steps=steps, amplifications=[8], x0=x0, paths=4000, observables=["squared_norm"], **QUIET
+        optimizer,
+        quadratic(),
+        steps=steps,
+        amplifications=[8],
+        x0=x0,
+        paths=4000,
+        observables=["squared_norm"],
+        **QUIET,
     )
     (curve,) = found.curves
     assert found.decision == curve.decision == "do not trust"

@@ -66,7 +66,7 @@ def test_the_sde_is_the_optimisers_own(optimizer, a):
 
 @pytest.mark.parametrize("name", AFFINE)
 def test_its_moments_approach_those_of_the_sde_with_order_one(name):
-    """At a fixed recipe, along a; exact moments of both. The SVAG of momentum in its own clock (theory, amendment 9)."""
+    """At a fixed recipe, along a; exact moments of both. SVAG of momentum in its own clock (theory, amendment 9)."""
     optimizer, problem = OPTIMIZERS[name], quadratic()
     span = 20 * optimizer.time_per_step
     where = {"x0": [1.0, -1.0], "save_at": [span / 2, span]}

@@ -2,14 +2,12 @@
 
     U = |e| + z s + |d|,      L = |e| − z s − |d|,      in units of the observable's scale
 
-with e the difference of two means, s its standard error, d a known error of the reference, and z the Bonferroni quantile
-over all observables and all times after 0. The scale is the range of the reference's mean over the run, or its largest
-standard deviation over paths where that is larger.
+with e the difference of two means, s its standard error, d a known error of the reference, and z the Bonferroni
+quantile over all observables and all times after 0. The scale is the range of the reference's mean over the run, or its
+largest standard deviation over paths where that is larger.
 """
 
 from __future__ import annotations
-
-import math
 
 import numpy as np
 import xarray as xr

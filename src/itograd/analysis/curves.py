@@ -2,8 +2,8 @@
 
 Two questions, one comparison:
 
-    svag_test      the optimiser against SVAG of itself (theory 1.2, 2.5): more of the noise, less of the step. Where the
-                   curves part, the SDE does not describe the optimiser. No SDE is simulated, so it serves any problem.
+    svag_test      the optimiser against SVAG of itself (theory 1.2, 2.5): more of the noise, less of the step. Where
+                   the curves part, the SDE does not describe the optimiser. No SDE is simulated: it serves any problem.
     scaled_runs    the recipe against its scaled recipes at other batch sizes: does the scaling rule hold?
 
 Every curve is the mean of each observable over paths, at equal continuous times. The difference of two curves is held
@@ -94,7 +94,7 @@ def svag_test(
 ) -> CurveTest:
     """The optimiser beside SVAG of itself at each of the `amplifications` a > 1: where do the curves part?
 
-    A run at a makes a·steps steps of two batches each. Other arguments as in `verdict`; every run has a seed of its own.
+    A run at a makes a·steps steps of two batches each, with a seed of its own. Other arguments as in `verdict`.
 
     Raises ValueError where an argument does not fit, or the optimiser has no scaling rule, before anything is run.
 
@@ -205,9 +205,7 @@ def _common_saves(steps: list[int], save_every: int | None) -> int:
 
 
 def _run(variant: _Variant, steps: int, saves: int, seed: int, options) -> xr.Dataset:
-    return simulate(
-        variant.optimizer, variant.problem, steps=steps, save_every=steps // saves, seed=seed, **options
-    )
+    return simulate(variant.optimizer, variant.problem, steps=steps, save_every=steps // saves, seed=seed, **options)
 
 
 def _curve(label, steps, runs, reference, tolerance, confidence) -> Curve:

@@ -8,9 +8,9 @@ With a the factor by which the *variance* of the gradient noise grows:
     scaled:      the optimiser's own rule for a batch a times smaller, whose noise has a times the variance: all
                  hyperparameters, and a times as many steps
 
-The rule keeps the SDE, whatever the optimiser, so the SDE of SVAG is that of the optimiser for every a, and
-the weak error is of order 1 in 1/a at a fixed recipe. Where runs at a = 1 and at larger a differ, the SDE does not describe
-the optimiser (Li, Malladi, Arora 2021; Malladi, Lyu, Panigrahi, Arora 2022). A path costs 2a gradients for each of the
+The rule keeps the SDE, whatever the optimiser, so the SDE of SVAG is that of the optimiser for every a, and the weak
+error is of order 1 in 1/a at a fixed recipe. Where runs at a = 1 and at larger a differ, the SDE does not describe the
+optimiser (Li, Malladi, Arora 2021; Malladi, Lyu, Panigrahi, Arora 2022). A path costs 2a gradients for each of the
 optimiser's steps.
 
 Two letters l in the papers: the l of Li et al. is a; the l of Malladi et al. multiplies the noise's scale, l² = a.
@@ -79,7 +79,7 @@ class SVAG(Optimizer):
         return self.rule.chain(problem.amplified(self.noise_amplification))
 
     def modified_equation(self, problem, order=1, **options):
-        """The SDE of the rule on the amplified problem: to order 1 the optimiser's own. `options` count the rule's steps."""
+        """The SDE of the rule on the amplified problem: to order 1 the optimiser's own. `options` are the rule's."""
         return self.rule.modified_equation(problem.amplified(self.noise_amplification), order, **options)
 
     def scaled(self, batch_factor, **options):

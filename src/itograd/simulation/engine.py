@@ -253,4 +253,3 @@ def _processor() -> str:
     """The class of machines on which rounding is the same: the architecture, and on x86 whether it fuses products."""
     fused = {"avx2", "fma"} <= _instructions()
     return platform.machine() + (" with fused products" if fused else "")
-
