@@ -30,6 +30,7 @@ from itograd.analysis.assumption import FAILS, HOLDS, OPEN, Assumption, decide
 from itograd.analysis.bands import band, bounds, error_row, largest, observable_scale, own_error
 from itograd.analysis.noise_shape import noise_skewness, reshuffling_share
 from itograd.analysis.weak_error import weak_error
+from itograd.optimizers.adaptive import AdaptiveMethod
 from itograd.optimizers.optimizer import Optimizer, modified_equation
 from itograd.problems.problem import Problem
 from itograd.simulation.engine import final_points
@@ -191,10 +192,15 @@ def _divergence_row(runs, flow) -> Assumption:
 def _sampling_rows(optimizer, problem, point, seed):
     if problem.dataset_size is None:
         return
-    rate = effective_learning_rate(optimizer)
-    share, error = _measured(point, lambda x: reshuffling_share(problem, x, learning_rate=rate, seed=seed))
-    low, high = np.clip([share - 2 * error, share + 2 * error], 0.0, 1.0).tolist()
     reshuffled = problem.sampling == "reshuffling"
+    if isinstance(optimizer, AdaptiveMethod):  # a rate of its own for every coordinate: no share is known
+        if not reshuffled:
+            return
+        share, error = np.nan, np.nan
+    else:
+        rate = effective_learning_rate(optimizer)
+        share, error = _measured(point, lambda x: reshuffling_share(problem, x, learning_rate=rate, seed=seed))
+    low, high = np.clip([share - 2 * error, share + 2 * error], 0.0, 1.0).tolist()
     outcome = HOLDS if high <= RESHUFFLING_LIMIT else FAILS if low > RESHUFFLING_LIMIT else OPEN
     yield Assumption(
         "noise that reshuffling suppresses" if reshuffled else "noise lost if one reshuffled",

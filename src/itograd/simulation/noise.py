@@ -4,7 +4,7 @@
     "jax"       Threefry in plain integer operations: words are values of (seed, path, step, lane)
 
 Draws at another step than the path's own are Threefry's where the path comes first (`routes.py`), as are all that
-differ between paths. Both sources give the same laws and other numbers. Which one a result was drawn from is stored with it.
+differ between paths. Both sources give the same laws and other numbers. Which one served is stored with every result.
 """
 
 from __future__ import annotations
