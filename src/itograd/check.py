@@ -18,9 +18,10 @@ import numpy as np
 
 from itograd import __version__
 from itograd.analysis.assumption import Assumption
+from itograd.analysis.bands import band, observable_scale
 from itograd.analysis.equilibrium import BatchFactorBounds, Equilibrium, equilibrium
 from itograd.analysis.noise_scale import NoiseScale, noise_scale
-from itograd.analysis.verdict import Verdict, band, observable_scale, verdict
+from itograd.analysis.verdict import Verdict, verdict
 from itograd.optimizers.sgd import SGD
 from itograd.recipes import Recipe
 from itograd.scaling import ScaledRecipe, bound_sentence, clock_formula, describe, hyperparameters, scaled_recipe

@@ -1,6 +1,7 @@
 """One list of all optimisers, crossed with the properties that every one of them has."""
 
 import dataclasses
+import inspect
 import math
 
 import equinox as eqx
@@ -11,9 +12,13 @@ import optax
 import pytest
 
 import itograd as ig
+from itograd.optimizers.adam import Adam
+from itograd.optimizers.adamw import AdamW
+from itograd.optimizers.adaptive import AdaptiveMethod
 from itograd.optimizers.from_optax import from_optax
 from itograd.optimizers.momentum import Momentum, MomentumMethod
 from itograd.optimizers.nesterov import IncreasingNesterov, Nesterov
+from itograd.optimizers.rmsprop import RMSprop
 from itograd.optimizers.sgd import SGD
 from itograd.problems.landscapes import FlatSharp
 from itograd.problems.quadratic import Quadratic
@@ -34,7 +39,7 @@ from itograd.simulation.threefry import path_key, seed_words
 STEPPED = Piecewise(0.05, (3.0, 7.0), (1.0, 0.5, 0.1))
 WAVE = Function(0.9, lambda t: 1 + 0.08 * jnp.sin(t))  # a momentum between .83 and .97
 SLOW = "underdamped"
-OPTIMIZERS = {
+LINEAR = {
     "sgd": SGD(0.1),
     "sgd, decay": SGD(0.1, weight_decay=0.05),
     "sgd, piecewise": SGD(STEPPED),
@@ -62,6 +67,32 @@ OPTIMIZERS = {
     "increasing nesterov": Nesterov.increasing(0.02),
     "increasing nesterov, iterate": Nesterov.increasing(Exponential(0.02, 0.1), 0.05, point="iterate"),
 }
+FADING = Exponential(0.02, 1.0)
+ADAPTIVE = {
+    "rmsprop": RMSprop(),
+    "rmsprop, decay": RMSprop(0.02, 0.9, weight_decay=0.05),
+    "rmsprop, scheduled": RMSprop(FADING, 0.9, eps=1e-3),
+    "rmsprop, old": RMSprop(0.02, 0.9, v0=1.0, denominator="old"),
+    "rmsprop, corrected": RMSprop(0.02, 0.9, correct_second=True),
+    "rmsprop, corrected, old": RMSprop(0.02, 0.9, eps=1.0, denominator="old", correct_second=True),
+    "rmsprop, optax": RMSprop.optax(0.02),
+    "rmsprop, optax, all": RMSprop.optax(0.02, 0.8, 1e-3, 0.5, False, True),
+    "adam": Adam(),
+    "adam, decay": Adam(0.02, 0.8, 0.95, 1e-3, weight_decay=0.05),
+    "adam, scheduled": Adam(FADING, 0.8, 0.95),
+    "adam, old": Adam(0.02, 0.8, 0.95, eps=1.0, denominator="old"),
+    "adam, uncorrected": Adam(0.02, 0.8, 0.95, v0=0.5, correct_first=False, correct_second=False),
+    "adam, first corrected": Adam(0.02, 0.8, 0.95, v0=0.5, correct_second=False),
+    "adam, second corrected, old": Adam(0.02, 0.8, 0.95, 0.1, 0.05, v0=0.5, denominator="old", correct_first=False),
+    "adam, optax": Adam.optax(0.02, eps_root=1e-4),
+    "adam, no memory of the mean": Adam(0.02, 0.0, 0.9),
+    "adamw": AdamW(),
+    "adamw, decay": AdamW(0.02, 0.8, 0.95, weight_decay=0.5),
+    "adamw, scheduled": AdamW(FADING, 0.8, 0.95, weight_decay=0.5),
+    "adamw, decay without rate": AdamW(FADING, 0.8, 0.95, weight_decay=0.01, decay_times_rate=False),
+    "adamw, optax": AdamW.optax(0.02, eps=1e-3, eps_root=1e-4, weight_decay=0.2),
+}
+OPTIMIZERS = LINEAR | ADAPTIVE
 SCALABLE = [n for n, o in OPTIMIZERS.items() if not isinstance(getattr(o, "momentum", 0.0), Schedule)]
 X0 = np.array([1.0, -2.0, 0.5])
 HESSIAN = np.array([[2.0, 0.5, 0.0], [0.5, 1.0, -0.3], [0.0, -0.3, 0.5]])
@@ -71,6 +102,16 @@ STEPS = 200
 @pytest.fixture(params=OPTIMIZERS)
 def optimizer(request):
     return OPTIMIZERS[request.param]
+
+
+@pytest.fixture(params=LINEAR)
+def linear(request):
+    return LINEAR[request.param]
+
+
+@pytest.fixture(params=ADAPTIVE)
+def adaptive(request):
+    return ADAPTIVE[request.param]
 
 
 @pytest.fixture(params=SCALABLE)
@@ -137,12 +178,135 @@ def textbook(optimizer):
     return np.array(points), np.array(velocities), rates[:STEPS, None]
 
 
-def test_equals_the_textbook(optimizer):
-    points, states = trajectory(optimizer)
-    expected, velocities, rates = textbook(optimizer)
+def test_equals_the_textbook(linear):
+    points, states = trajectory(linear)
+    expected, velocities, rates = textbook(linear)
     np.testing.assert_allclose(points, expected, rtol=0, atol=1e-13)
-    if not isinstance(optimizer, SGD):
+    if not isinstance(linear, SGD):
         np.testing.assert_allclose(-rates * states[1], velocities, rtol=0, atol=1e-13)
+
+
+def adaptive_textbook(optimizer):
+    """The points and states of the papers' loop, where a moment is corrected by its own fraction 1 − b^j."""
+    rates = hyperparameters(optimizer)[0]
+    b1, b2 = getattr(optimizer, "b1", 0.0), list(optimizer.decay_rates.values())[-1]
+    decoupled = isinstance(optimizer, AdamW)
+    x, m, v = X0, np.zeros(3), np.full(3, optimizer.v0)
+    points, states = [x], []
+    for k in range(STEPS):
+        g = gradient(x, k)
+        if decoupled:
+            shrink = rates[k] if optimizer.decay_times_rate else rates[k] / rates[0]
+            x = x - shrink * optimizer.weight_decay * x
+        else:
+            g = g + optimizer.weight_decay * x
+        before = v
+        m, v = b1 * m + (1 - b1) * g, b2 * v + (1 - b2) * g**2
+        second, j = (v, k + 1) if optimizer.denominator == "new" else (before, k)
+        if optimizer.correct_second and j > 0:
+            second = second / (1 - b2**j)
+        first = m / (1 - b1 ** (k + 1)) if getattr(optimizer, "correct_first", False) else m
+        x = x - rates[k] * first / (np.sqrt(second + optimizer.eps_root) + optimizer.eps)
+        points.append(x)
+        states.append((x, v) if isinstance(optimizer, RMSprop) else (x, m, v))
+    return np.array(points), tuple(np.array(s) for s in zip(*states))
+
+
+def test_adaptive_rules_equal_the_textbook(adaptive):
+    points, states = trajectory(adaptive)
+    expected, moments = adaptive_textbook(adaptive)
+    np.testing.assert_allclose(points, expected, rtol=0, atol=1e-12)
+    for ours, theirs in zip(states, moments, strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-12)
+
+
+def test_an_old_denominator_divides_the_first_step_by_eps_alone():
+    for optimizer in (RMSprop(0.1, eps=0.5, denominator="old"), Adam(0.1, eps=0.5, denominator="old")):
+        with double():
+            first = optimizer.update(optimizer.init(X0), 0, jnp.ones(3))[0]
+        np.testing.assert_allclose(first, X0 - 0.1 / 0.5, rtol=1e-14)
+
+
+TORCH_NAMES = {RMSprop: "RMSprop", Adam: "Adam", AdamW: "AdamW"}
+TORCH_BUFFERS = {RMSprop: ("square_avg",), Adam: ("exp_avg", "exp_avg_sq"), AdamW: ("exp_avg", "exp_avg_sq")}
+
+
+def is_torchs(optimizer):
+    plain = optimizer.denominator == "new" and optimizer.eps_root == optimizer.v0 == 0
+    if isinstance(optimizer, RMSprop):
+        return plain and not optimizer.correct_second
+    both = optimizer.correct_first and optimizer.correct_second
+    return plain and both and getattr(optimizer, "decay_times_rate", True)
+
+
+@pytest.mark.parametrize("name", [name for name, optimizer in ADAPTIVE.items() if is_torchs(optimizer)])
+def test_adaptive_rules_equal_pytorch(name):
+    torch = pytest.importorskip("torch")
+    optimizer = ADAPTIVE[name]
+    rate, rates, kind = base(optimizer.learning_rate), hyperparameters(optimizer)[0], type(optimizer)
+    betas = {"alpha": optimizer.beta} if kind is RMSprop else {"betas": (optimizer.b1, optimizer.b2)}
+    x = torch.tensor(X0, requires_grad=True)
+    theirs = getattr(torch.optim, TORCH_NAMES[kind])(
+        [x], lr=rate, eps=optimizer.eps, weight_decay=optimizer.weight_decay, **betas
+    )
+    schedule = torch.optim.lr_scheduler.LambdaLR(theirs, lambda k: rates[k] / rate)
+    points, buffers = [X0], []
+    for k in range(STEPS):
+        x.grad = torch.tensor(gradient(x.detach().numpy(), k))
+        theirs.step()
+        schedule.step()
+        points.append(x.detach().numpy().copy())
+        buffers.append([theirs.state[x][name].numpy().copy() for name in TORCH_BUFFERS[kind]])
+    ours, states = trajectory(optimizer)
+    np.testing.assert_allclose(ours, points, rtol=0, atol=1e-12)
+    np.testing.assert_allclose(np.array(states[1:]), np.array(buffers).swapaxes(0, 1), rtol=0, atol=1e-12)
+
+
+def test_the_defaults_are_pytorchs_and_optaxs():
+    torch = pytest.importorskip("torch")
+    parameter = [torch.zeros(1, requires_grad=True)]
+    for kind, name in TORCH_NAMES.items():
+        theirs, ours = getattr(torch.optim, name)(parameter).defaults, kind()
+        betas = theirs.get("betas", (theirs.get("alpha"),))
+        assert (ours.learning_rate, ours.eps, ours.weight_decay) == (
+            theirs["lr"],
+            theirs["eps"],
+            theirs["weight_decay"],
+        )
+        assert tuple(ours.decay_rates.values()) == tuple(betas)
+    for ours, theirs in ((RMSprop.optax, optax.rmsprop), (Adam.optax, optax.adam), (AdamW.optax, optax.adamw)):
+        known = inspect.signature(theirs).parameters
+        for argument, parameter in inspect.signature(ours).parameters.items():
+            assert known[argument].default == parameter.default, (ours, argument)
+
+
+OPTAX_TWINS = {
+    "rmsprop": (RMSprop.optax(0.02), optax.rmsprop(0.02)),
+    "rmsprop, outside": (RMSprop.optax(0.02, 0.8, 1e-3, eps_in_sqrt=False), optax.rmsprop(0.02, 0.8, 1e-3, 0.0, False)),
+    "rmsprop, all": (
+        RMSprop.optax(0.02, 0.8, 1e-3, 0.5, True, True),
+        optax.rmsprop(0.02, 0.8, 1e-3, 0.5, bias_correction=True),
+    ),
+    "adam": (Adam.optax(0.02), optax.adam(0.02)),
+    "adam, all": (Adam.optax(0.02, 0.8, 0.95, 1e-3, 1e-4), optax.adam(0.02, 0.8, 0.95, 1e-3, 1e-4)),
+    "adamw": (AdamW.optax(0.02), optax.adamw(0.02)),
+    "adamw, all": (
+        AdamW.optax(0.02, 0.8, 0.95, 1e-3, 1e-4, weight_decay=0.5),
+        optax.adamw(0.02, 0.8, 0.95, 1e-3, 1e-4, weight_decay=0.5),
+    ),
+    "adam, scheduled": (Adam.optax(FADING), optax.adam(lambda k: 0.02 * jnp.exp(-1.0 * k * 0.02**2))),
+}
+
+
+@pytest.mark.parametrize("name", OPTAX_TWINS)
+def test_adaptive_rules_equal_optax(name):
+    ours, theirs = OPTAX_TWINS[name]
+    points, states = trajectory(ours)
+    expected, inner = trajectory(from_optax(theirs))
+    np.testing.assert_allclose(points, expected, rtol=0, atol=1e-12)
+    moments = inner[1][0]
+    for ours, theirs in zip(states[:0:-1], (moments.nu, getattr(moments, "mu", None))):
+        np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-12)
 
 
 def is_in_pytorch(optimizer):
@@ -152,10 +316,10 @@ def is_in_pytorch(optimizer):
     )
 
 
-@pytest.mark.parametrize("name", [name for name, optimizer in OPTIMIZERS.items() if is_in_pytorch(optimizer)])
+@pytest.mark.parametrize("name", [name for name, optimizer in LINEAR.items() if is_in_pytorch(optimizer)])
 def test_equals_pytorch(name):
     torch = pytest.importorskip("torch")
-    optimizer = OPTIMIZERS[name]
+    optimizer = LINEAR[name]
     rate, rates = base(optimizer.learning_rate), hyperparameters(optimizer)[0]
     x = torch.tensor(X0, requires_grad=True)
     sgd = torch.optim.SGD(
@@ -180,11 +344,14 @@ def test_equals_pytorch(name):
         np.testing.assert_allclose(states[1], buffers, rtol=0, atol=1e-12)
 
 
-def test_decay_is_an_l2_term_of_the_loss(optimizer):
+@pytest.mark.parametrize("name", [name for name, optimizer in OPTIMIZERS.items() if not isinstance(optimizer, AdamW)])
+def test_coupled_decay_is_an_l2_term_of_the_loss(name):
+    optimizer = OPTIMIZERS[name]
     plain, decaying = (eqx.tree_at(lambda o: o.weight_decay, optimizer, decay) for decay in (0.0, 0.05))
     penalised = trajectory(plain, penalty=0.05)[0]
     np.testing.assert_allclose(trajectory(decaying)[0], penalised, rtol=0, atol=1e-13)
-    assert np.abs(trajectory(plain)[0] - penalised).max() > 1e-2
+    normalised = isinstance(optimizer, AdaptiveMethod)  # then a small force in the gradient's own direction is unseen
+    assert np.abs(trajectory(plain)[0] - penalised).max() > (1e-5 if normalised else 1e-2)
 
 
 def test_float32_follows_float64(optimizer):
@@ -206,14 +373,16 @@ def test_a_run_starts_at_x0_and_keeps_the_shape_of_its_state(optimizer, dtype):
 
 
 def test_the_rule_is_affine_as_declared(optimizer):
-    assert optimizer.is_affine
+    assert optimizer.is_affine == (not isinstance(optimizer, AdaptiveMethod))
     random = np.random.default_rng(0)
     with double():
-        ends = [jax.tree.map(lambda leaf: random.normal(size=3), (optimizer.init(X0), X0)) for _ in range(2)]
+        ends = [jax.tree.map(lambda leaf: random.normal(size=3) ** 2, (optimizer.init(X0), X0)) for _ in range(2)]
         middle = jax.tree.map(lambda a, b: 0.3 * a + 0.7 * b, *ends)
         first, second, between = (optimizer.update(state, 7, g) for state, g in (*ends, middle))
-        for a, b, c in zip(*map(jax.tree.leaves, (first, second, between))):
-            np.testing.assert_allclose(0.3 * a + 0.7 * b, c, rtol=0, atol=1e-14)
+        defects = [
+            np.abs(0.3 * a + 0.7 * b - c).max() for a, b, c in zip(*map(jax.tree.leaves, (first, second, between)))
+        ]
+        assert (max(defects) < 1e-14) == optimizer.is_affine
 
 
 @pytest.mark.parametrize(
@@ -227,6 +396,9 @@ def test_the_rule_is_affine_as_declared(optimizer):
         (Momentum(0.01, 0.9, clock=SLOW), 0.1),
         (Nesterov(0.04, 0.9, clock=SLOW), 0.2),
         (Nesterov.increasing(0.25), 0.5),
+        (RMSprop(0.1), 0.01),
+        (Adam(FADING), 4e-4),
+        (AdamW(0.2), 0.04),
     ],
     ids=repr,
 )
@@ -244,7 +416,8 @@ def leaves(tree):
     return np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(tree)])
 
 
-def test_the_equation_of_order_1_starts_where_the_rule_does_and_moves_as_it_does(optimizer):
+def test_the_equation_of_order_1_starts_where_the_rule_does_and_moves_as_it_does(linear):
+    optimizer = linear
     sde = ig.modified_equation(optimizer, LANDSCAPE)
     assert (sde.weak_order, sde.time_per_step) == (1, pytest.approx(optimizer.time_per_step, rel=1e-14))
     scheduled = [value for value in vars(optimizer).values() if isinstance(value, Schedule)]
@@ -262,7 +435,52 @@ def test_the_equation_of_order_1_starts_where_the_rule_does_and_moves_as_it_does
         np.testing.assert_allclose(leaves(diffusion), -u * noise if on_x else [0, *-noise], rtol=1e-14)
 
 
+def adaptive_coefficients(optimizer, t, x, m, w):
+    """Drift and diffusion of theory 2.3 in the invariant w, with the γ of a correction that is off equal to 1."""
+    eta, *speeds = base(optimizer.learning_rate), *(1 - np.array(list(optimizer.decay_rates.values())))
+    speeds = np.array(speeds) / eta**2
+    gamma = 1 - np.exp(-speeds * t)
+    g1 = gamma[0] if getattr(optimizer, "correct_first", False) else 1.0
+    g2 = gamma[-1] if optimizer.correct_second else 1.0
+    u, decay = float(shape(optimizer.learning_rate, t)), optimizer.weight_decay
+    p = np.sqrt(w + g2 * eta**2 * optimizer.eps_root) + eta * optimizer.eps * np.sqrt(g2)
+    covariance = LANDSCAPE.noise_covariance(x)[0]
+    force = LANDSCAPE.gradient(x) + (0 if isinstance(optimizer, AdamW) else decay * x)
+    second, root = speeds[-1] * (eta**2 * covariance - w), eta * np.sqrt(covariance)
+    if isinstance(optimizer, RMSprop):
+        return [-u * np.sqrt(g2) / p * force, second], [-u * np.sqrt(g2) / p * root, 0 * x]
+    moved = -u * np.sqrt(g2) / g1 / p * m
+    if isinstance(optimizer, AdamW):
+        moved = moved - u * decay / (eta if optimizer.decay_times_rate else eta**2) * x
+    return [moved, speeds[0] * (force - m), second], [0 * x, speeds[0] * root, 0 * x]
+
+
+def test_the_equation_of_an_adaptive_rule_is_that_of_the_theory(adaptive):
+    sde = ig.modified_equation(adaptive, LANDSCAPE, start=(0.02, 0.3, 0.5))
+    assert (sde.weak_order, sde.is_affine) == (1, False)
+    assert (sde.time_per_step, sde.start_time) == (base(adaptive.learning_rate) ** 2, 0.02)
+    corrected = adaptive.correct_second or getattr(adaptive, "correct_first", False)
+    assert sde.is_autonomous == (not corrected and not isinstance(adaptive.learning_rate, Schedule))
+    with double():
+        y = sde.start(jnp.asarray(POINT))
+        parts = (POINT, 0.5) if isinstance(adaptive, RMSprop) else (POINT, 0.3, 0.5)
+        np.testing.assert_array_equal(leaves(y), np.hstack(parts))
+        for t in (0.02, 0.7):
+            drift, noise = adaptive_coefficients(adaptive, t, POINT, np.array([0.3]), np.array([0.5]))
+            np.testing.assert_allclose(leaves(sde.drift(t, y)), np.hstack(drift), rtol=1e-12)
+            np.testing.assert_allclose(leaves(sde.diffusion(t, y, jnp.ones(1))), np.hstack(noise), rtol=1e-12)
+            together = leaves(sde.increment(t, y, 0.04, jnp.ones(1)))
+            apart = 0.04 * np.hstack(drift) + 0.2 * np.hstack(noise)
+            np.testing.assert_allclose(together, apart, rtol=1e-12)
+
+
 # Scaling rules
+
+
+def equation(optimizer, problem):
+    """Its SDE; that of an adaptive rule from a stated start."""
+    start = {"start": (0.5, 0.3, 0.5)} if isinstance(optimizer, AdaptiveMethod) else {}
+    return ig.modified_equation(optimizer, problem, **start)
 
 
 def test_scaling_there_and_back_changes_nothing(scalable):
@@ -275,9 +493,9 @@ def test_scaling_there_and_back_changes_nothing(scalable):
 def test_a_scaled_optimiser_has_plain_readable_fields(scalable):
     scaled = ig.scale(scalable, 2)
     assert type(scaled) is type(scalable)
-    assert scaled.weight_decay == scalable.weight_decay
+    assert scaled.weight_decay == scalable.weight_decay or isinstance(scalable, AdamW)
     for value in vars(scaled).values():
-        assert type(value) in (float, str) or (isinstance(value, Schedule) and type(value.base) is float)
+        assert type(value) in (float, str, bool) or (isinstance(value, Schedule) and type(value.base) is float)
     if isinstance(scalable.learning_rate, Schedule):
         new_base = scaled.learning_rate.base
         assert scaled.learning_rate == dataclasses.replace(scalable.learning_rate, base=new_base)
@@ -288,17 +506,40 @@ def is_underdamped(optimizer):
 
 
 def test_the_scaled_optimiser_on_larger_batches_has_the_same_sde(scalable):
-    # In the underdamped clock the friction is kept exactly by the linear form of the rule alone.
-    scaled = scalable.scaled(2, betas="linear") if is_underdamped(scalable) else scalable.scaled(2)
+    # The friction of the underdamped clock and the c_i of an adaptive rule are kept exactly by the linear form alone.
+    if getattr(scalable, "b1", 1) == 0:
+        return  # has no linear form
+    exact = is_underdamped(scalable) or isinstance(scalable, AdaptiveMethod)
+    scaled = scalable.scaled(2, betas="linear") if exact else scalable.scaled(2)
     assert scaled.time_per_step == pytest.approx(2 * scalable.time_per_step, rel=1e-14)
-    one = scalable.modified_equation(LANDSCAPE)
-    other = scaled.modified_equation(LANDSCAPE.with_batch_size(4))
+    one, other = equation(scalable, LANDSCAPE), equation(scaled, LANDSCAPE.with_batch_size(4))
     with double():
         y = jax.tree.map(lambda leaf: leaf + 0.3, one.start(jnp.asarray(POINT)))
-        for t in (0.0, 2.9, 3.1, 11.0):
+        for t in (one.start_time, 2.9, 3.1, 11.0):
             np.testing.assert_allclose(leaves(other.drift(t, y)), leaves(one.drift(t, y)), rtol=1e-13)
             ours, theirs = (leaves(sde.diffusion(t, y, jnp.ones(1))) for sde in (one, other))
             np.testing.assert_allclose(theirs, ours, rtol=1e-13)
+
+
+def test_the_memory_form_of_an_adaptive_rule_keeps_the_decay_over_a_time(adaptive):
+    scaled = adaptive.scaled(8)
+    for before, after in zip(adaptive.decay_rates.values(), scaled.decay_rates.values(), strict=True):
+        assert after ** (1 / scaled.time_per_step) == pytest.approx(before ** (1 / adaptive.time_per_step), rel=1e-9)
+    expected = adaptive_fields(adaptive, 8)
+    for name, value in expected.items():
+        assert getattr(scaled, name) == pytest.approx(value, rel=1e-14), name
+
+
+def adaptive_fields(optimizer, factor):
+    """Theory 2.7, and the fields that it leaves out."""
+    coupled = not isinstance(optimizer, AdamW)
+    decoupled = factor**0.5 if getattr(optimizer, "decay_times_rate", True) else factor
+    return {
+        "eps": optimizer.eps / factor**0.5,
+        "eps_root": optimizer.eps_root / factor,
+        "v0": optimizer.v0 / factor,
+        "weight_decay": optimizer.weight_decay * (1 if coupled else decoupled),
+    }
 
 
 @pytest.mark.parametrize("method", [Momentum, Nesterov])
@@ -434,6 +675,39 @@ OPTAX = from_optax(optax.sgd(0.1))
         (lambda: from_optax(optax.sgd(0.1), time_per_step=0), "time_per_step must be a finite number"),
         (lambda: ig.modified_equation(OPTAX, PROBLEM), "no modified equation is known for an optax"),
         (lambda: ig.scale(OPTAX, 2), "no scaling rule is known for an optax"),
+        (lambda: Adam(-1.0), "learning_rate must be a finite number in .*: got -1"),
+        (lambda: Adam(b1=1.0), "b1 must be below 1: got 1"),
+        (lambda: AdamW(b2=-0.1), "b2 must be a finite number"),
+        (lambda: RMSprop(beta="0.9"), "beta must be a number: got '0.9'"),
+        (lambda: RMSprop(eps=-1e-8), "eps must be a finite number"),
+        (lambda: Adam(eps_root=math.nan), "eps_root must be a finite number"),
+        (lambda: Adam(v0=-1.0), "v0 must be a finite number"),
+        (lambda: Adam(denominator="mean"), "denominator must be one of 'new', 'old': got 'mean'"),
+        (lambda: Adam(correct_first="yes"), "correct_first must be one of False, True: got 'yes'"),
+        (lambda: AdamW(decay_times_rate=2), "decay_times_rate must be one of False, True: got 2"),
+        (lambda: RMSprop(eps=0.0, denominator="old"), "one of v0, eps and eps_root must be positive"),
+        (lambda: Adam().scaled(0), "batch_factor must be a finite number"),
+        (lambda: Adam().scaled(2, betas="square"), "betas must be one of 'linear', 'memory': got 'square'"),
+        (
+            lambda: Adam().scaled(64, betas="linear"),
+            r"batch_factor\*\(1 - b1\) < 1: batch_factor=64, b1=0.9 gives 6.4; keep .* below 10, raise b1, or",
+        ),
+        (lambda: RMSprop().scaled(100, betas="linear"), r"batch_factor\*\(1 - beta\) < 1"),
+        (lambda: ig.modified_equation(Adam(), PROBLEM), "SDE of Adam has no usable limit .* v0=0; give warm_start=k0"),
+        (
+            lambda: ig.modified_equation(RMSprop(eps=1e-3), PROBLEM),
+            "SDE of RMSprop has no usable limit .* however large eps",
+        ),
+        (lambda: ig.modified_equation(Adam(v0=1.0), PROBLEM), "singular at time 0, where the bias correction"),
+        (lambda: ig.modified_equation(Adam(), PROBLEM, order=2, warm_start=1), "order 2 is given for Adam"),
+        (lambda: ig.modified_equation(Adam(), PROBLEM, warm_start=-1), "warm_start must be at least 0: got -1"),
+        (
+            lambda: ig.modified_equation(Adam(), PROBLEM, warm_start=1, start=(1.0, 0.0, 1.0)),
+            "either warm_start or start",
+        ),
+        (lambda: ig.modified_equation(Adam(), PROBLEM, start=(0.0, 0.0, 1.0)), "the time of start must be positive"),
+        (lambda: ig.modified_equation(Adam(), PROBLEM, start=(1.0, 0.0, 0.0)), "w0 of start must be a finite number"),
+        (lambda: ig.modified_equation(Adam(), PROBLEM, start=(1.0, 0.0)), "start must be .t0, m0, w0."),
     ],
 )
 def test_bad_input_is_refused_with_its_name(make, message):

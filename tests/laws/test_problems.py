@@ -18,9 +18,10 @@ from itograd.problems import (
 )
 from itograd.problems import finite_sum as finite_sum_module
 from itograd.problems.layout import Layout
+from itograd.problems.problem import Problem
 from itograd.problems.sampling import SAMPLINGS
 from itograd.simulation.draws import Draws
-from itograd.simulation.precision import as_traced, double
+from itograd.simulation.precision import as_traced, double, precision
 
 LARGEST_Z = 4.5
 N = 12
@@ -74,6 +75,7 @@ root = jax.jit(lambda problem, x, z: problem.noise_root(x, z))
 perturbed = jax.jit(lambda problem, x, z, scale: problem.perturbed_gradient(x, z, scale))
 covariance = jax.jit(lambda problem, x: problem.noise_covariance(x))
 trace = jax.jit(lambda problem, x: problem.noise_trace(x))
+variances = jax.jit(lambda problem, x: problem.noise_variances(x))
 per_example = jax.jit(lambda problem, x: problem.per_example_gradients(x))
 
 
@@ -142,12 +144,39 @@ def test_the_root_has_the_population_covariance_exactly(make, sampling):
     assert float(trace(problem, x)) == pytest.approx(np.trace(expected), rel=1e-12)
 
 
+@pytest.mark.parametrize("name", PROBLEMS)
+def test_noise_variances_are_the_diagonal_of_the_covariance(name):
+    problem = PROBLEMS[name]
+    x = some_point(problem)
+    expected = np.diagonal(covariance(problem, x))
+    tolerance = 1e-12 * expected.max()
+    for same in (problem, problem.gaussian()):
+        np.testing.assert_allclose(variances(same, x), expected, rtol=0, atol=tolerance)
+    np.testing.assert_allclose(variances(problem.amplified(3.0), x), 3 * expected, rtol=0, atol=3 * tolerance)
+    if problem.noise_dim < 100:  # else the default, column by column, is slow
+        by_columns = jax.jit(lambda problem, x: Problem.noise_variances(problem, x))
+        np.testing.assert_allclose(by_columns(problem, x), expected, rtol=0, atol=tolerance)
+
+
+@pytest.mark.parametrize("name", ["softmax", "mlp"])
+def test_noise_variances_of_digits_hold_in_float32(name):
+    x = some_point(PROBLEMS[name])
+    expected = np.asarray(variances(PROBLEMS[name], x))
+    with precision("float32"):
+        found = variances(as_traced(PROBLEMS[name], "float32"), jnp.asarray(x, "float32"))
+    assert (np.asarray(found) >= 0).all()
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5 * expected.max())
+
+
 def test_sums_over_examples_do_not_depend_on_the_chunks(monkeypatch):
     problem, x = finite_sum(), some_point(finite_sum())
     whole = covariance(problem, x)
     monkeypatch.setattr(finite_sum_module, "_CHUNK", 5 * problem.dim)  # chunks of 5, 5 and 2
-    chunked, chunked_trace = jax.jit(lambda p: (p.noise_covariance(x), p.noise_trace(x)))(problem)
+    chunked, chunked_variances, chunked_trace = jax.jit(
+        lambda p: (p.noise_covariance(x), p.noise_variances(x), p.noise_trace(x))
+    )(problem)
     np.testing.assert_allclose(chunked, whole, rtol=1e-12)
+    np.testing.assert_allclose(chunked_variances, np.diagonal(whole), rtol=1e-12)
     assert float(chunked_trace) == pytest.approx(np.trace(whole), rel=1e-12)
 
 

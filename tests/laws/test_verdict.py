@@ -6,7 +6,7 @@ import scipy.stats
 
 import itograd as ig
 from itograd.analysis.assumption import FAILS, HOLDS, OPEN
-from itograd.analysis.verdict import band, observable_scale
+from itograd.analysis.bands import band, observable_scale
 
 Q = ig.problems.Quadratic(1.0, 1.0)
 
@@ -138,3 +138,38 @@ def test_an_optimiser_without_an_equation_is_refused():
     optax = pytest.importorskip("optax")
     with pytest.raises(ValueError, match="no modified equation"):
         ig.verdict(ig.from_optax(optax.adam(1e-2)), Q, steps=3)
+
+
+NOISY = ig.problems.Quadratic(np.array([1.0, 0.5]), np.array([400.0, 400.0]))
+
+
+def test_adam_is_compared_from_the_start_of_its_sde():
+    """Where noise dominates the SDE of Adam describes it; before the warm start nothing is compared."""
+    adam = ig.Adam(0.02, b1=0.99, b2=0.99, eps=0.5)
+    start = ig.modified_equation(adam, NOISY, **adam.equation_start(500)).start_time
+    found = ig.verdict(
+        adam, NOISY, x0=[0.5, 0.5], steps=500, paths=4000, observables=["loss"], tolerance=0.15, progress=False
+    )
+    assert found.decision == "trust"
+    assert 0 < start <= float(found.flow.time[0]) < 2 * start + 0.02
+    assert float(found.runs.time[0]) == 0
+    np.testing.assert_allclose(found.errors["noise_shape"].time, found.flow.time)
+
+
+def test_rmsprop_is_not_trusted_where_its_second_moment_holds_the_signal():
+    """The SDE's v forgets the signal that the rule's v holds: theory 2.7, r² = 25 at the start."""
+    clean = ig.problems.Quadratic(np.array([1.0, 0.5]), np.array([0.01, 0.01]))
+    rule = ig.RMSprop(0.02, beta=0.9, eps=1e-3)
+    found = ig.verdict(
+        rule, clean, x0=[0.5, 0.5], steps=60, save_every=2, paths=500, observables=["loss"], progress=False
+    )
+    assert found.decision == "do not trust"
+
+
+def test_reshuffling_with_an_adaptive_method_cannot_be_judged():
+    features, targets = np.array([[1.0], [2.0], [-1.0]]), np.array([1.0, 1.0, 0.5])
+    shuffled = ig.problems.LinearRegression(features, targets, batch_size=1, sampling="reshuffling")
+    found = ig.verdict(ig.Adam(0.01, eps=0.1), shuffled, x0=[0.5], steps=50, paths=200, progress=False)
+    row = rows(found)["noise that reshuffling suppresses"]
+    assert (row.outcome, row.decisive) == (OPEN, True)
+    assert found.decision != "trust"

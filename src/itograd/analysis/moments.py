@@ -31,7 +31,7 @@ from itograd.problems.problem import Problem
 from itograd.simulation.affine import affine_map
 from itograd.simulation.equation import ModifiedEquation
 from itograd.simulation.precision import as_traced, double
-from itograd.simulation.save_points import save_grid, save_times
+from itograd.simulation.save_points import save_grid, save_times, times_since
 from itograd.validation import require
 
 MAX_MULTIPLICATIVE_STATE = 60  # the stationary equation is then a dense system of about 1,800 unknowns
@@ -63,7 +63,8 @@ def moments(
         require(steps is None and save_every is None, "a modified equation runs to the times save_at: give no steps")
         require(save_at is not None, "the moments of a modified equation need the times `save_at`")
         problem, times = model.problem, save_times(save_at)
-        mean, covariance = _equation_moments(_affine_equation(model), _start(problem, x0), times)
+        times_since(float(model.start_time), times)
+        mean, covariance = _equation_moments(_affine_equation(model.affine_form()), _start(problem, x0), times)
         coordinates: dict = {"time": times}
     else:
         rule = _affine_rule(model, problem)
@@ -95,8 +96,7 @@ def stationary_covariance(model: Any, problem: Problem | None = None, *, state: 
     [[0.052631578947]]
     """
     if isinstance(model, ModifiedEquation):
-        equation = _affine_equation(model)
-        require(model.is_autonomous, "no stationary law: the coefficients of the equation depend on time")
+        equation = _affine_equation(model.stationary_form())
         covariance, observe = _stationary_equation(equation), equation.observe[0]
     else:
         rule = _affine_rule(model, problem)
@@ -143,7 +143,8 @@ class _AffineEquation:
     noise: Callable[[float], Callable]
     additive: bool
     start: Callable
-    singular_at_zero: bool
+    start_time: float
+    depends_on_time: bool
 
 
 def expected_quadratic(function: Callable, mean, covariance, constant: bool = False):
@@ -187,6 +188,8 @@ def _affine_rule(optimizer, problem) -> _AffineRule:
             "moments need an optimiser with a problem, or a modified equation: got "
             f"{optimizer!r} and problem={problem!r}"
         )
+    chain = optimizer.chain(problem)
+    optimizer, problem = chain.optimizer, chain.problem  # SVAG changes both
     _check_problem(problem)
     require(
         optimizer.is_affine,
@@ -272,6 +275,7 @@ def _affine_equation(equation) -> _AffineEquation:
             noise,
             exact.has_additive_noise,
             lambda x: _flattened_start(exact.start, x),
+            float(equation.start_time),
             not equation.is_autonomous,
         )
 
@@ -299,7 +303,7 @@ def _chain_moments(affine: _AffineRule, x0, grid):
 def _equation_moments(affine: _AffineEquation, x0, times):
     mean = affine.start(x0)
     n = len(mean)
-    constant_noise = affine.noise(0.0)(np.zeros((1, n)))[0] if affine.additive and not affine.singular_at_zero else None
+    constant_noise = affine.noise(0.0)(np.zeros((1, n)))[0] if affine.additive and not affine.depends_on_time else None
 
     def slope(t, packed):
         m, c = packed[:n], packed[n:].reshape(n, n)
@@ -310,7 +314,7 @@ def _equation_moments(affine: _AffineEquation, x0, times):
         ac = a @ c
         return np.concatenate([a @ m + shift, (ac + ac.T + noise).ravel()])
 
-    packed, now, saved = np.concatenate([mean, np.zeros(n * n)]), 0.0, []
+    packed, now, saved = np.concatenate([mean, np.zeros(n * n)]), affine.start_time, []
     for time in times:
         if time > now:
             solution = solve_ivp(slope, (now, time), packed, method="DOP853", rtol=1e-12, atol=1e-14)

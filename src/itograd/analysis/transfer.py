@@ -74,9 +74,9 @@ def transfer_expectation(
     starts = np.asarray(x0, float)
     require(np.isfinite(starts).all(), f"x0 must be finite: got {x0!r}")
     grid, values = transfer_on_grid(process, problem, observable=observable, time=time, modes=modes)
-    period = _period(_with_problem(process, problem).problem)
-    k, coefficients = _fourier(len(grid))
-    answer = (_waves(starts.ravel(), k, period) @ (coefficients @ values)).real
+    period = period_of(_with_problem(process, problem).problem)
+    k, coefficients = fourier(len(grid))
+    answer = (waves_at(starts.ravel(), k, period) @ (coefficients @ values)).real
     return float(answer[0]) if starts.ndim == 0 else answer.reshape(starts.shape)
 
 
@@ -96,7 +96,7 @@ def transfer_on_grid(
     require_number("time", time, minimum=0)
     require_count("modes", modes, minimum=8)
     process = _with_problem(process, problem)
-    period = _period(process.problem)
+    period = period_of(process.problem)
     grid = period * np.arange(modes) / modes
     with double():
         state = jax.eval_shape(process.start, jax.ShapeDtypeStruct((1,), float))
@@ -127,7 +127,7 @@ def _name(process):
     return type(process.optimizer if isinstance(process, OptimizerChain) else process).__name__
 
 
-def _period(problem: Problem) -> float:
+def period_of(problem: Problem) -> float:
     require(problem.dim == 1, f"a transfer operator needs a problem of one dimension: got {problem.dim}")
     innermost: Any = problem
     while isinstance(innermost, Amplified | GaussianNoise):
@@ -142,14 +142,14 @@ def _period(problem: Problem) -> float:
 # Trigonometric interpolation on n equispaced points: u(y) = Re Σ_k c_k e^{2πi k y/period}, k = 0 … n/2.
 
 
-def _fourier(n: int) -> tuple[np.ndarray, np.ndarray]:
+def fourier(n: int) -> tuple[np.ndarray, np.ndarray]:
     """(k, C) with c = C u the coefficients of the interpolant of the grid values u."""
     k = np.arange(n // 2 + 1)
     weight = np.where((k == 0) | (2 * k == n), 1.0, 2.0)
     return k, (weight / n)[:, None] * np.exp(-2j * np.pi * np.outer(k, np.arange(n)) / n)
 
 
-def _waves(y, k, period):
+def waves_at(y, k, period):
     return np.exp(2j * np.pi / period * np.outer(y, k))
 
 
@@ -199,8 +199,8 @@ def _semigroup(equation: ModifiedEquation, values, grid, period, time) -> np.nda
             _close(coefficient[:n], coefficient[n:]),
             f"the {name} of {_name(equation)} does not have the problem's period {period:g}",
         )
-    k, coefficients = _fourier(n)
-    waves, wavenumber = _waves(grid, k, period), 2 * np.pi / period * k
+    k, coefficients = fourier(n)
+    waves, wavenumber = waves_at(grid, k, period), 2 * np.pi / period * k
     first = ((waves * 1j * wavenumber) @ coefficients).real
     second = (-(waves * wavenumber**2) @ coefficients).real
     generator = drift[:n, None] * first + 0.5 * variance[:n, None] * second
@@ -234,7 +234,7 @@ def _backwards(chain: _Chain, values, grid, period, time) -> np.ndarray:
     )
     move, parts, atoms, probabilities = _moves(chain)
     points, z = jnp.asarray(np.concatenate([grid, grid + period])), jnp.asarray(atoms)
-    k, coefficients = _fourier(len(grid))
+    k, coefficients = fourier(len(grid))
     targets, operator = None, None
     for step in reversed(range(steps)):
         moved = np.asarray(_moved(move, parts, jnp.asarray(step), points, z))  # (atom, point)
@@ -258,16 +258,16 @@ def _operator(moved, probabilities, k, coefficients, period, name) -> np.ndarray
         np.allclose(next_period, here + period, rtol=0, atol=1e-9 * period),
         f"a step of {name} does not have the problem's period {period:g} (weight decay has none)",
     )
-    waves = sum(p * _waves(y, k, period) for y, p in zip(here, probabilities))  # E[e^{2πi k x'/period} | x]
+    waves = sum(p * waves_at(y, k, period) for y, p in zip(here, probabilities))  # E[e^{2πi k x'/period} | x]
     return (waves @ coefficients).real
 
 
 def _moves(chain: _Chain) -> tuple[Callable, Any, np.ndarray, np.ndarray]:
     """(move, parts, atoms, probabilities): the step `move(parts, k, y, z)` and the law of its noise z."""
     if isinstance(chain, OptimizerChain):
-        rooted, law = _gradient_noise(chain.problem)
+        rooted, law = gradient_noise(chain.problem)
         parts = as_traced((chain.optimizer, rooted), "float64")
-        return _optimizer_move, parts, *_product(law, rooted.noise_dim)
+        return _optimizer_move, parts, *product_law(law, rooted.noise_dim)
     scheme, columns = chain.scheme, chain.scheme.noise_dim(chain.equation)
     require(chain.merged == 1, f"merged increments have no short list of atoms: got merged={chain.merged}")
     if isinstance(scheme, WeakOrder2):
@@ -282,7 +282,7 @@ def _moves(chain: _Chain) -> tuple[Callable, Any, np.ndarray, np.ndarray]:
             f"whose increments are known: got {_name(scheme)}",
         )
         law = NOISE_LAWS["gaussian"]
-    return _scheme_move, as_traced(chain, "float64"), *_product(law, columns)
+    return _scheme_move, as_traced(chain, "float64"), *product_law(law, columns)
 
 
 def _optimizer_move(parts, k, y, z):
@@ -299,12 +299,12 @@ def _scheme_move(chain, k, y, z):
     return ravel_pytree(moved)[0]
 
 
-def _gradient_noise(problem: Problem) -> tuple[Problem, NoiseLaw]:
+def gradient_noise(problem: Problem) -> tuple[Problem, NoiseLaw]:
     """(Q, law) with noisy gradient ∇L + R_Q(x) ζ, the components of ζ independent with this law."""
     if isinstance(problem, GaussianNoise):
         return problem.original, NOISE_LAWS["gaussian"]
     if isinstance(problem, Amplified):
-        rooted, law = _gradient_noise(problem.original)
+        rooted, law = gradient_noise(problem.original)
         z, p = np.array(law.atoms), np.array(law.probabilities)
         if law.name == "gaussian":  # r₁ ζ + r₂ ζ' is normal, of variance r₁² + r₂² = a
             return rooted, NoiseLaw("gaussian", tuple(problem.factor**0.5 * z), law.probabilities)
@@ -319,7 +319,7 @@ def _gradient_noise(problem: Problem) -> tuple[Problem, NoiseLaw]:
     return problem, problem.law
 
 
-def _product(law: NoiseLaw, columns: int) -> tuple[np.ndarray, np.ndarray]:
+def product_law(law: NoiseLaw, columns: int) -> tuple[np.ndarray, np.ndarray]:
     """The atoms (J, columns) and probabilities (J,) of a vector of independent components."""
     count = len(law.atoms) ** columns
     require(

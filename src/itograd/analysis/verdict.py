@@ -3,11 +3,10 @@
 The optimiser and its SDE are run from the same point, and the weak error of every observable is held against a
 tolerance, over all save points at once:
 
-    U = |e| + z s + |d|,      L = |e| − z s − |d|,      both in units of the observable's scale,
+    U = |e| + z s + |d|,      L = |e| − z s − |d|,      both in units of the observable's scale (`bands.py`),
 
-with e the weak error, s its standard error (that of the discretisation error included), d the SDE's own
-discretisation error, and z the Bonferroni quantile over all observables and times. The scale of an observable is the
-range of its mean over the run, or its largest standard deviation over paths where that is larger.
+with e the weak error, s its standard error (that of the discretisation error included), and d the SDE's own
+discretisation error.
 
     trust          every U is within the tolerance, and every other decisive assumption holds
     do not trust   some L is beyond it, or some other decisive assumption fails
@@ -27,17 +26,17 @@ import numpy as np
 import xarray as xr
 from scipy import stats
 
-from itograd.analysis.assumption import FAILS, HOLDS, OPEN, Assumption
+from itograd.analysis.assumption import FAILS, HOLDS, OPEN, Assumption, decide
+from itograd.analysis.bands import band, bounds, error_row, largest, observable_scale, own_error
 from itograd.analysis.noise_shape import noise_skewness, reshuffling_share
 from itograd.analysis.weak_error import weak_error
+from itograd.optimizers.adaptive import AdaptiveMethod
 from itograd.optimizers.optimizer import Optimizer, modified_equation
 from itograd.problems.problem import Problem
 from itograd.simulation.engine import final_points
 from itograd.simulation.ensemble import simulate
 from itograd.simulation.schedule import base
 from itograd.validation import require_count, require_number
-
-TRUST, DO_NOT_TRUST, CANNOT_TELL = "trust", "do not trust", "cannot tell"
 
 # Reshuffling may suppress so much of tr Σ before its runs are another process than the SDE's (theory, amendment 8).
 RESHUFFLING_LIMIT = 0.05
@@ -109,13 +108,14 @@ def verdict(
     require_count("steps", steps)
     require_number("tolerance", tolerance, minimum=0, maximum=1, exclusive=True)
     require_number("confidence", confidence, minimum=0, maximum=1, exclusive=True)
-    equation = modified_equation(optimizer, problem, order)
+    equation = modified_equation(optimizer, problem, order, **optimizer.equation_start(steps))
     options: dict = {"x0": x0, "paths": paths, "observables": observables, "dtype": dtype, "progress": progress}
     runs = simulate(optimizer, problem, steps=steps, save_every=save_every, seed=seed, **options)
-    gaussian = simulate(optimizer, problem.gaussian(), save_at=runs.time.values, seed=seed + 2, **options)
+    times = runs.time.values[runs.time.values >= equation.start_time * (1 - 1e-9)]
+    gaussian = simulate(optimizer, problem.gaussian(), save_at=times, seed=seed + 2, **options)
     # The SDE's own error goes into the bands, so it may be larger than a third of a standard error, but not by much.
     accepted = dict(zip(gaussian.observable.values.tolist(), tolerance / 50 * observable_scale(gaussian)))
-    flow = simulate(equation, save_at=runs.time.values, seed=seed + 1, discretisation_tolerance=accepted, **options)
+    flow = simulate(equation, save_at=times, seed=seed + 1, discretisation_tolerance=accepted, **options)
     errors = {
         "total": weak_error(runs, flow),
         "finite_step": weak_error(gaussian, flow),
@@ -132,7 +132,7 @@ def verdict(
         *_sampling_rows(optimizer, problem, end, seed),
         _skewness_row(problem, end, seed, confidence),
     )
-    decision, reasons = _decide(rows)
+    decision, reasons = decide(rows, why="every weak error lies within the tolerance, at every save point")
     return Verdict(
         decision,
         tuple(reasons),
@@ -147,73 +147,18 @@ def verdict(
     )
 
 
-def observable_scale(flow: xr.Dataset) -> np.ndarray:
-    """The scale of every observable: the range of its mean over the run, or its largest standard deviation."""
-    mean = flow["mean"].values
-    spread = np.sqrt(np.nanmax(flow["variance"].values, axis=0))
-    return np.maximum(np.nanmax(mean, axis=0) - np.nanmin(mean, axis=0), spread)
-
-
-def band(error: xr.Dataset, confidence: float) -> float:
-    """z: the Bonferroni quantile over all observables and all times after 0."""
-    cells = int((error.time.values > 0).sum()) * error.sizes["observable"]
-    return float(stats.norm.ppf(1 - (1 - confidence) / (2 * max(cells, 1))))
-
-
-def _bounds(error: xr.Dataset, scale: np.ndarray, confidence: float):
-    """(|e|, L, U) in units of the scale, arrays (time, observable)."""
-    d, sd = _own_error(error)
-    s = np.hypot(error["standard_error"].values, sd)
-    e = np.abs(error["weak_error"].values)
-    z = band(error, confidence)
-    return e / scale, np.maximum(e - z * s - d, 0) / scale, (e + z * s + d) / scale
-
-
-def _own_error(error: xr.Dataset):
-    if "discretisation_error" not in error:
-        return 0.0, 0.0
-    return np.abs(error["discretisation_error"].values), error["discretisation_error_standard_error"].values
-
-
 def _error_rows(errors, flow, tolerance, confidence):
     scale = observable_scale(flow)
     for i, name in enumerate(flow.observable.values.tolist()):
-        yield _error_row(f"weak error of {name}", errors["total"], i, scale, tolerance, confidence, True)
+        yield error_row(f"weak error of {name}", errors["total"], i, scale, tolerance, confidence, True)
     for label, key in (("finite step (Gaussian noise)", "finite_step"), ("shape of the noise", "noise_shape")):
-        worst = _largest(_bounds(errors[key], scale, confidence)[0].max(axis=0))
+        worst = largest(bounds(errors[key], scale, confidence)[0].max(axis=0))
         name = flow.observable.values[worst]
-        yield _error_row(f"{label}, {name}", errors[key], worst, scale, tolerance, confidence, False)
-
-
-def _error_row(name, error, i, scale, tolerance, confidence, decisive) -> Assumption:
-    e, low, high = (b[:, i] for b in _bounds(error, scale, confidence))
-    at = _largest(e)
-    if np.isfinite(high).all() and (high <= tolerance).all():
-        outcome = HOLDS
-    else:
-        outcome = FAILS if (low > tolerance).any() else OPEN
-    if outcome == FAILS:
-        at = _largest(low)
-    return Assumption(
-        name,
-        float(e[at]),
-        (float(low[at]), float(high[at])),
-        tolerance,
-        "of its scale",
-        f"fails if some simultaneous {confidence:.0%} band lies beyond the limit, holds if all lie within",
-        outcome,
-        decisive,
-        remedy="run more paths",
-    )
-
-
-def _largest(values) -> int:
-    """The place of the largest of the values that are numbers; 0 where none is (no path is left to measure it)."""
-    return int(np.argmax(np.where(np.isnan(values), -np.inf, values)))
+        yield error_row(f"{label}, {name}", errors[key], worst, scale, tolerance, confidence, False)
 
 
 def _discretisation_row(error, flow, tolerance) -> Assumption:
-    d, sd = _own_error(error)
+    d, sd = own_error(error)
     share = np.broadcast_to((d + 2 * np.asarray(sd)) / observable_scale(flow), error["weak_error"].shape)
     worst, limit = float(np.nanmax(share)), tolerance / 2
     return Assumption(
@@ -247,10 +192,15 @@ def _divergence_row(runs, flow) -> Assumption:
 def _sampling_rows(optimizer, problem, point, seed):
     if problem.dataset_size is None:
         return
-    rate = effective_learning_rate(optimizer)
-    share, error = _measured(point, lambda x: reshuffling_share(problem, x, learning_rate=rate, seed=seed))
-    low, high = np.clip([share - 2 * error, share + 2 * error], 0.0, 1.0).tolist()
     reshuffled = problem.sampling == "reshuffling"
+    if isinstance(optimizer, AdaptiveMethod):  # a rate of its own for every coordinate: no share is known
+        if not reshuffled:
+            return
+        share, error = np.nan, np.nan
+    else:
+        rate = effective_learning_rate(optimizer)
+        share, error = _measured(point, lambda x: reshuffling_share(problem, x, learning_rate=rate, seed=seed))
+    low, high = np.clip([share - 2 * error, share + 2 * error], 0.0, 1.0).tolist()
     outcome = HOLDS if high <= RESHUFFLING_LIMIT else FAILS if low > RESHUFFLING_LIMIT else OPEN
     yield Assumption(
         "noise that reshuffling suppresses" if reshuffled else "noise lost if one reshuffled",
@@ -301,22 +251,6 @@ def effective_learning_rate(optimizer: Optimizer) -> float:
     return float(base(getattr(optimizer, "learning_rate", optimizer.time_per_step)) / (1 - base(momentum)))
 
 
-def _decide(rows) -> tuple[str, list[str]]:
-    failed = [row for row in rows if row.decisive and row.outcome == FAILS]
-    unclear = [row for row in rows if row.decisive and row.outcome == OPEN]
-    if failed:
-        return DO_NOT_TRUST, [
-            f"{row.name}: {row.measured:.3g} {row.unit}, and at most {row.limit:.3g} is accepted" for row in failed
-        ]
-    if unclear:
-        return CANNOT_TELL, [
-            f"{row.name}: the interval [{row.interval[0]:.3g}, {row.interval[1]:.3g}] {row.unit} reaches "
-            f"beyond the limit {row.limit:.3g}; {row.remedy}"
-            for row in unclear
-        ]
-    return TRUST, ["every weak error lies within the tolerance, at every save point"]
-
-
 def _remarks(errors, confidence) -> list[str]:
     """What the table does not decide: significant deviations, and which part of the model they come from."""
     z = band(errors["total"], confidence)
@@ -336,9 +270,9 @@ def _remarks(errors, confidence) -> list[str]:
 
 
 def _most_significant(error: xr.Dataset):
-    s = np.hypot(error["standard_error"].values, _own_error(error)[1])
+    s = np.hypot(error["standard_error"].values, own_error(error)[1])
     e = error["weak_error"].values
     with np.errstate(divide="ignore", invalid="ignore"):
-        score = np.where(s > 0, np.maximum(np.abs(e) - _own_error(error)[0], 0) / s, 0.0)
-    i, j = np.unravel_index(_largest(score), score.shape)
+        score = np.where(s > 0, np.maximum(np.abs(e) - own_error(error)[0], 0) / s, 0.0)
+    i, j = np.unravel_index(largest(score), score.shape)
     return float(score[i, j]), str(error.observable.values[j]), float(e[i, j]), float(error.time.values[i])

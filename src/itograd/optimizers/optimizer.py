@@ -56,6 +56,10 @@ class Optimizer(eqx.Module):
     def scaled(self, batch_factor: float) -> "Optimizer":
         """The optimiser for a batch `batch_factor` times larger, by its own scaling rule."""
 
+    def equation_start(self, steps: int) -> dict[str, Any]:
+        """The options of `modified_equation` with which the SDE is compared with a run of so many steps."""
+        return {}
+
     def chain(self, problem: Problem) -> "OptimizerChain":
         """The optimiser on the problem as a Markov chain."""
         return OptimizerChain(problem, self)
@@ -82,8 +86,12 @@ class OptimizerChain(Chain):
         return self.optimizer.observe(state)
 
 
-def modified_equation(optimizer: Optimizer, problem: Problem, order: int = 1) -> ModifiedEquation:
+def modified_equation(optimizer: Optimizer, problem: Problem, order: int = 1, **options: Any) -> ModifiedEquation:
     """The Itô SDE that `optimizer` follows on `problem`, to weak order 1 or 2.
+
+    `options` are those of the optimiser's own `modified_equation`: RMSprop, Adam and AdamW take `warm_start` (the steps
+    that the rule makes itself before the SDE starts) or `start` (a time and the two moments then), see
+    `optimizers/adaptive.py`.
 
     Raises ValueError, with the reason, where no equation of this order exists or the optimiser is none of
     ours.
@@ -92,7 +100,7 @@ def modified_equation(optimizer: Optimizer, problem: Problem, order: int = 1) ->
     >>> modified_equation(ig.SGD(0.1), ig.problems.Quadratic(1.0, 1.0), order=2).weak_order
     2
     """
-    return optimizer.modified_equation(problem, order)
+    return optimizer.modified_equation(problem, order, **options)
 
 
 def scale(optimizer: Optimizer, batch_factor: float, **options: Any) -> "Optimizer":

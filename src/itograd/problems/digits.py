@@ -64,8 +64,9 @@ def digits(
             require(given[name] == value, f"preset 'S7' fixes {name}={value!r}: got {given[name]!r}")
         l2 = S7_DECAY
     features, labels = _training_set(label_noise)
+    kind: type[Classification] = SoftmaxRegression if model == "softmax" else Classification
     logits, params = _softmax(features) if model == "softmax" else _mlp(features, hidden, seed)
-    return Classification(
+    return kind(
         logits, features, np.eye(CLASSES)[labels], params=params, batch_size=batch_size, sampling=sampling, l2=l2
     )
 
@@ -111,6 +112,21 @@ class Classification(FiniteSum):
 
     def observables(self):
         return {"accuracy": self.accuracy, **super().observables()}
+
+
+class SoftmaxRegression(Classification):
+    """Classification with logits W a, W (classes, p) the only parameters."""
+
+    def noise_variances(self, x):
+        """diag Σ(x) by two products of matrices.
+
+        One example's gradient is the outer product (p_i − y_i) a_iᵀ, with p_i the softmax of its logits, so that the
+        mean square of its entry (c, j) is (1/N) Σ_i (p_ic − y_ic)² a_ij²: no example's gradient is formed.
+        """
+        features, labels = map(jnp.asarray, self.data)  # (N, p), (N, classes)
+        residuals = jax.nn.softmax(features @ self.params(x).T, axis=1) - labels
+        squares = (residuals**2).T @ features**2 - (residuals.T @ features) ** 2 / self.dataset_size
+        return self._covariance_weight * jnp.maximum(squares, 0).ravel()  # not below 0 by rounding
 
 
 def _training_set(label_noise):

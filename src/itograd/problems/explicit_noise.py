@@ -77,5 +77,8 @@ class ExplicitNoise(Problem):
         root = self.noise_matrix(x)
         return root @ root.T
 
+    def noise_variances(self, x):
+        return jnp.sum(self.noise_matrix(x) ** 2, axis=1)
+
     def noisy_gradient(self, x, draws):
         return self.gradient(x) + self.noise_root(x, self.law.draw(draws, (self.noise_dim,)))

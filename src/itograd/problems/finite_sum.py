@@ -145,9 +145,12 @@ class FiniteSum(Problem):
         require(
             self.dim <= MAX_MATRIX_DIM,
             f"a noise covariance is formed for at most {MAX_MATRIX_DIM} parameters: this problem has "
-            f"{self.dim}; use noise_root, noise or noise_trace, which need no d×d matrix",
+            f"{self.dim}; use noise_root, noise, noise_variances or noise_trace, which need no d×d matrix",
         )
         return self._covariance_weight * self._sum_over_deviations(x, lambda e: e.T @ e)
+
+    def noise_variances(self, x):
+        return self._covariance_weight * self._sum_over_deviations(x, lambda e: jnp.sum(e**2, axis=0))
 
     def noise_trace(self, x):
         return self._covariance_weight * self._sum_over_deviations(x, lambda e: jnp.sum(e**2))

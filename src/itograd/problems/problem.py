@@ -100,6 +100,14 @@ class Problem(eqx.Module):
         columns = jax.vmap(lambda e: self.noise_root(x, e))(jnp.eye(self.noise_dim))
         return columns.T @ columns
 
+    def noise_variances(self, x: Vector) -> Vector:
+        """diag Σ(x), without a d×d matrix: the sum of the squares of the columns of the root, one at a time."""
+
+        def plus_column(i, total):
+            return total + self.noise_root(x, (jnp.arange(self.noise_dim) == i).astype(x.dtype)) ** 2
+
+        return jax.lax.fori_loop(0, self.noise_dim, plus_column, jnp.zeros_like(x))
+
     def noise_trace(self, x: Vector) -> Float[Array, ""]:
         """tr Σ(x)."""
         return jnp.trace(self.noise_covariance(x))
@@ -189,6 +197,9 @@ class _Derived(Problem):
     def noise_covariance(self, x):
         return self.original.noise_covariance(x)
 
+    def noise_variances(self, x):
+        return self.original.noise_variances(x)
+
     def noise_trace(self, x):
         return self.original.noise_trace(x)
 
@@ -252,6 +263,9 @@ class Amplified(_Derived):
 
     def noise_covariance(self, x):
         return self.factor * self.original.noise_covariance(x)
+
+    def noise_variances(self, x):
+        return self.factor * self.original.noise_variances(x)
 
     def noise_trace(self, x):
         return self.factor * self.original.noise_trace(x)

@@ -16,7 +16,8 @@ import xarray as xr
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from itograd.analysis.verdict import Verdict, band, observable_scale
+from itograd.analysis.bands import band, observable_scale
+from itograd.analysis.verdict import Verdict
 
 OPTIMIZER, SDE, GAUSSIAN, LIMIT, INK = "#0072B2", "#D55E00", "#009E73", "#4D4D4D", "#222222"
 MAX_PANELS = 6

@@ -21,9 +21,18 @@ class Chain(eqx.Module):
     def time_per_step(self) -> float:
         """Continuous time that one step stands for."""
 
+    @property
+    def start_time(self) -> float:
+        """Continuous time at step 0."""
+        return 0.0
+
     @abstractmethod
     def start(self, x0: Float[Array, " d"]) -> State:
         """The state at step 0."""
+
+    def start_from(self, x0: Float[Array, " d"], draws: Draws) -> State:
+        """The state at step 0 where it is random; by default `start(x0)`."""
+        return self.start(x0)
 
     @abstractmethod
     def step(self, state: State, k, draws: Draws) -> State:

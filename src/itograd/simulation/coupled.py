@@ -31,6 +31,7 @@ from scipy.linalg import expm
 from itograd.simulation.affine import linear_parts, matrix_root, one_step_law
 from itograd.simulation.chain import Chain
 from itograd.simulation.draws import BATCH, BROWNIAN, SECOND_BATCH, Draws
+from itograd.simulation.precision import is_off
 from itograd.simulation.schemes import DiscretisedEquation, ExactAffine, Scheme
 from itograd.validation import require, require_choice
 
@@ -63,6 +64,11 @@ class CoupledChain(Chain):
     def __init__(self, *chains: Chain, sharing: str = "brownian"):
         require_choice("sharing", sharing, SHARINGS)
         require(chains, "a coupled chain needs at least one chain")
+        require(
+            all(is_off(chain.start_time) for chain in chains),
+            "coupled chains start side by side at time 0: an equation with a start of its own (warm_start or start) "
+            "cannot be coupled; compare independent runs by weak_error",
+        )
         self.counts = _steps_in_common([float(chain.time_per_step) for chain in chains])
         self.sharing = sharing
         self.chains = tuple(map(_on_the_path, chains)) if sharing == "brownian" else chains
@@ -85,7 +91,7 @@ class CoupledChain(Chain):
         return math.lcm(*self.counts)
 
     def start(self, x0):
-        return tuple(chain.start(x0) for chain in self.chains)
+        return tuple(chain.start(x0) for chain in self.chains)  # none is random: all start at time 0
 
     def step(self, state, k, draws):
         if self.sharing == "words":

@@ -31,7 +31,7 @@ def as_dataset(
         "diverged": ("time", (collected.paths - moments.count[:, 0]).astype(np.int64)),
     }
     coordinates: dict[str, Any] = {
-        "time": ensemble.save_steps * float(chain.time_per_step),
+        "time": float(chain.start_time) + ensemble.save_steps * float(chain.time_per_step),
         "step": ("time", ensemble.save_steps),
         "observable": names,
     }

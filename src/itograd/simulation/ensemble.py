@@ -22,7 +22,7 @@ from itograd.simulation.noise import noise_source
 from itograd.simulation.observables import chosen_observables
 from itograd.simulation.precision import DTYPES
 from itograd.simulation.refinement import Discretisation, choose_step
-from itograd.simulation.save_points import on_grid, save_grid, save_times
+from itograd.simulation.save_points import on_grid, save_grid, save_times, times_since
 from itograd.simulation.schemes import DiscretisedEquation, Scheme, default_scheme
 from itograd.simulation.store import Nowhere, Store
 from itograd.validation import require, require_choice, require_count, require_number
@@ -113,13 +113,14 @@ def simulate(
     basis = None  # what the choice of dt looks at
     if isinstance(model, ModifiedEquation):
         save_points = _times_of_equation(save_at)
+        elapsed = times_since(float(model.start_time), save_points)
         scheme = default_scheme(model) if scheme is None else scheme
         scheme.check(model)
         find_step: Callable[[], Discretisation] = partial(Discretisation, dt)  # type: ignore[arg-type]
         if dt is None:
             basis = _basis_of_step(plan, discretisation_tolerance, list(chosen))
             how = {"seed": seed, "dtype": dtype, "noise": noise, "threads": threads, "progress": progress}
-            find_step = partial(choose_step, model, scheme, save_points, start, chosen, **basis, **how)
+            find_step = partial(choose_step, model, scheme, elapsed, start, chosen, **basis, **how)
     else:
         save_points = save_grid(float(model.time_per_step), steps, save_every, save_at)
 
@@ -129,7 +130,7 @@ def simulate(
         if isinstance(model, ModifiedEquation):
             discretisation = place.discretisation(find_step)
             chain = DiscretisedEquation(model, scheme, discretisation.dt)
-            save_steps = on_grid(save_points, discretisation.dt, "dt" if dt else "the common step of save_at")
+            save_steps = on_grid(elapsed, discretisation.dt, "dt" if dt else "the common step of save_at")
         ensemble = Ensemble(chain, chosen, start, save_steps, seed, dtype, noise)
         ensemble.check()
         place.require_engine(ensemble.provenance())

@@ -13,6 +13,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from itograd.simulation.draws import Draws
+
 State = Any
 
 
@@ -31,9 +33,18 @@ class ModifiedEquation(eqx.Module):
     def weak_order(self) -> int:
         """The order at which the equation approximates its optimiser."""
 
+    @property
+    def start_time(self) -> float:
+        """The time at which the equation starts."""
+        return 0.0
+
     @abstractmethod
     def start(self, x0: Float[Array, " d"]) -> State:
-        """Y at time 0."""
+        """Y at the start time."""
+
+    def start_from(self, x0: Float[Array, " d"], draws: Draws) -> State:
+        """Y at the start time where it is random; by default `start(x0)`."""
+        return self.start(x0)
 
     @abstractmethod
     def drift(self, t, y: State) -> State:
@@ -66,6 +77,22 @@ class ModifiedEquation(eqx.Module):
     def is_autonomous(self) -> bool:
         """Whether neither coefficient depends on time."""
         return True
+
+    def affine_form(self) -> "ModifiedEquation":
+        """An equation whose x has the same law and whose moments may close: by default the equation itself.
+
+        Raises ValueError, with the reason, where it is known that there is none.
+        """
+        return self
+
+    def stationary_form(self) -> "ModifiedEquation":
+        """The autonomous equation that this one becomes in the long run: by default itself.
+
+        Raises ValueError where the coefficients go on changing.
+        """
+        if not self.is_autonomous:
+            raise ValueError("no stationary law: the coefficients of the equation depend on time")
+        return self
 
     def increment(self, t, y: State, dt, z: Float[Array, " m"]) -> State:
         """drift·dt + diffusion·√dt·z, for the equations that compute the two cheaper together than apart."""

@@ -3,9 +3,8 @@
     "compiled"  a C library, called through jax.ffi: words are values of (seed, tile, step, lane, path in the tile)
     "jax"       Threefry in plain integer operations: words are values of (seed, path, step, lane)
 
-Draws at another step than the path's own are Threefry's where the path comes first (`routes.py`), as are all that differ
-between paths.
-Both sources give the same laws and other numbers. Which one a result was drawn from is stored with it.
+Draws at another step than the path's own are Threefry's where the path comes first (`routes.py`), as are all that
+differ between paths. Both sources give the same laws and other numbers. Which one served is stored with every result.
 """
 
 from __future__ import annotations

@@ -34,6 +34,16 @@ def save_times(save_at) -> np.ndarray:
     return times
 
 
+def times_since(start: float, times: np.ndarray) -> np.ndarray:
+    """How long after `start` the times of `save_at` are, for a model that starts then."""
+    require(
+        times[0] >= start - 1e-9 * times[-1],
+        f"save_at must not lie before the equation's start at time {start:g}: got {times[0]:g}",
+    )
+    require(times[-1] > start, f"save_at must reach beyond the equation's start at time {start:g}: got {times[-1]:g}")
+    return np.maximum(times - start, 0.0)
+
+
 def on_grid(times: np.ndarray, step: float, owner: str) -> np.ndarray:
     """The step numbers of times that must be multiples of `step`."""
     numbers = times / step

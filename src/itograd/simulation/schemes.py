@@ -20,6 +20,7 @@ from itograd.simulation.affine import linear_parts, one_step_law
 from itograd.simulation.chain import Chain
 from itograd.simulation.draws import BROWNIAN, Draws
 from itograd.simulation.equation import ModifiedEquation
+from itograd.simulation.precision import plus_times
 from itograd.validation import require, require_choice
 
 MAX_COLUMNS = 32
@@ -212,8 +213,19 @@ class DiscretisedEquation(Chain):
     def problem(self):
         return self.equation.problem
 
+    @property
+    def start_time(self):
+        return self.equation.start_time
+
     def start(self, x0):
         return self.equation.start(x0)
+
+    def start_from(self, x0, draws):
+        return self.equation.start_from(x0, draws)
+
+    def time(self, k):
+        """Continuous time at step k."""
+        return plus_times(k * self.dt, self.equation.start_time, 1.0)
 
     def step(self, state, k, draws):
         brownian = draws.of(BROWNIAN)
@@ -223,7 +235,7 @@ class DiscretisedEquation(Chain):
         else:
             fine = [brownian.at_step(k * self.merged + j) for j in range(self.merged)]
             z, first = sum(self.scheme.increments(d, dim) for d in fine) / math.sqrt(self.merged), fine[0]
-        return self.scheme.step(self.equation, k * self.dt, state, self.dt, z, first)
+        return self.scheme.step(self.equation, self.time(k), state, self.dt, z, first)
 
     def observe(self, state):
         return self.equation.observe(state)

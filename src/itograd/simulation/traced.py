@@ -28,7 +28,8 @@ class Traced:
         """Trace a chain, its observables (a tuple of functions of x) and its starting point."""
 
         def start(k0, k1):
-            return chain.start(jnp.asarray(x0(Draws((k0, k1), 0, INITIAL)), float) if callable(x0) else x0)
+            draws = Draws((k0, k1), 0, INITIAL)
+            return chain.start_from(jnp.asarray(x0(draws), float) if callable(x0) else x0, draws)
 
         state = jax.eval_shape(start, _WORD, _WORD)
 
