@@ -112,7 +112,7 @@ class _Grid:
         """The interpolant at points with w inside the interval."""
         low, high = interval
         s = jnp.clip((2 * w - low - high) / (high - low), -1.0, 1.0)
-        waves = jnp.exp(2j * np.pi / self.period * jnp.outer(x, self.k))
+        waves = jnp.exp(2j * np.pi / self.period * jnp.outer(x, jnp.asarray(self.k)))
         polynomials = jnp.cos(jnp.outer(jnp.arccos(s), jnp.arange(self.nodes)))
         return jnp.sum((waves @ coefficients).real * polynomials, axis=1)
 
