@@ -69,7 +69,7 @@ class DecayRate:
 
     def words(self, name: str, form: str | None = None) -> str:
         """The move in symbols."""
-        b = "μ" if name == "momentum" else "b"
+        b = {"momentum": "μ", "ema": "ρ"}.get(name, "b")
         return f"{b}^κ" if (form or self.form) == "memory" else f"1 − κ(1 − {b})"
 
 

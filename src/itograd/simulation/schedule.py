@@ -81,7 +81,7 @@ class Piecewise(Schedule):
         return jnp.asarray(self.factors, float)[reached.sum()]
 
     def stretched(self, factor):
-        return dataclasses.replace(self, boundaries=[factor * boundary for boundary in self.boundaries])
+        return dataclasses.replace(self, boundaries=tuple(factor * t for t in self.boundaries))
 
 
 class Cosine(Schedule):
