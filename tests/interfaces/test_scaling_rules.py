@@ -1,5 +1,9 @@
 """Every scaling rule on every optimiser, against numbers written by hand, and what the rules refuse."""
 
+import math
+import re
+from pathlib import Path
+
 import jax.numpy as jnp
 import pytest
 
@@ -7,6 +11,7 @@ import itograd as ig
 from itograd.optimizers.scaling_rules import RULES
 from itograd.simulation.precision import double
 
+PAGE = Path(__file__).parents[2] / "docs" / "batch-size.md"
 SLOW = "underdamped"
 OPTIMIZERS = {
     "sgd": ig.SGD(0.1, weight_decay=0.01),
@@ -154,6 +159,35 @@ def test_the_linear_form_of_the_betas():
     assert (scaled.b1, scaled.b2) == pytest.approx((0.6, 0.96), rel=1e-14)
     assert ig.scale(ig.Adam(b1=0.9), 64, rule="square_root_keep_betas", betas="linear").b1 == 0.9  # not moved: legal
     assert ig.scale(ig.Momentum(0.01, 0.9, clock=SLOW), 64, rule="keep_rate").momentum == 0.9
+
+
+DOCUMENTED = {"kept": 0.0, "× √κ": 0.5, "÷ √κ": -0.5, "× κ": 1.0, "÷ κ": -1.0}
+FACTOR = 1.0001  # an exponent is the slope at κ = 1
+
+
+def test_the_table_of_the_documentation_says_what_each_rule_keeps():
+    """docs/batch-size.md, the columns of the SDE: σ₀, ε₀, c₁ and c₂, λ₀ and the time of the same examples."""
+    old = ig.AdamW(0.01, 0.99, 0.999, 1e-3, 0.1)
+    table = re.findall(r"(?m)^\| (?:own = )?`\"(\w+)\"` \|(.*)\|$", PAGE.read_text(encoding="utf-8"))
+    assert [name for name, _ in table] == ["square_root", *(name for name in RULES if name != "square_root")]
+    for name, cells in table:
+        new = ig.scale(old, FACTOR, rule=name, betas="linear")
+        first, second = (
+            ((1 - getattr(new, b)) / new.learning_rate**2) / ((1 - getattr(old, b)) / old.learning_rate**2)
+            for b in ("b1", "b2")
+        )
+        ratios = {
+            "sigma0": new.learning_rate / old.learning_rate / FACTOR**0.5,
+            "eps0": new.eps * new.learning_rate / (old.eps * old.learning_rate),
+            "lambda0": new.weight_decay / new.learning_rate / (old.weight_decay / old.learning_rate),
+            "time": new.time_per_step / old.time_per_step / FACTOR,
+        }
+        *_, sigma0, eps0, c, lambda0, time = (cell.strip() for cell in cells.split("|"))
+        both = ("kept", "× κ") if c == "c₁ kept, c₂ × κ" else (c, c)
+        said = {"sigma0": sigma0, "eps0": eps0, "lambda0": lambda0, "time": time, "c1": both[0], "c2": both[1]}
+        for quantity, ratio in {**ratios, "c1": first, "c2": second}.items():
+            exponent = math.log(ratio) / math.log(FACTOR)
+            assert exponent == pytest.approx(DOCUMENTED[said[quantity]], abs=1e-3), (name, quantity)
 
 
 SCHEDULES = {
