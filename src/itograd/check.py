@@ -24,7 +24,7 @@ from itograd.analysis.noise_scale import NoiseScale, noise_scale
 from itograd.analysis.verdict import Verdict, verdict
 from itograd.optimizers.sgd import SGD
 from itograd.recipes import Recipe
-from itograd.scaling import ScaledRecipe, bound_sentence, clock_formula, describe, hyperparameters, scaled_recipe
+from itograd.scaling import ScaledRecipe, bound_sentence, clock_formula, describe, scaled_recipe
 from itograd.simulation.engine import final_points
 from itograd.simulation.schedule import Schedule
 
@@ -223,11 +223,7 @@ def _scaled_recipes(recipe: Recipe) -> tuple[ScaledRecipe | str, ...]:
     found: list[ScaledRecipe | str] = []
     for size in recipe.scale.batch_sizes:
         try:
-            found.append(
-                scaled_recipe(
-                    recipe.optimizer, recipe.problem.batch_size, size, steps=recipe.steps, betas=recipe.scale.betas
-                )
-            )
+            found.append(scaled_recipe(recipe.training, size, rule=recipe.scale.rule, betas=recipe.scale.betas))
         except ValueError as error:
             found.append(f"batch size {size}: {error}")
     return tuple(found)
@@ -241,22 +237,6 @@ def _speaker(progress: bool | None) -> Report:
 # ------------------------------------------------------------------------------------------------- plain numbers
 
 
-def scaled_to_dict(scaled: ScaledRecipe) -> dict[str, Any]:
-    """A scaled recipe as plain numbers."""
-    return {
-        "batch_factor": scaled.batch_factor,
-        "old": {"batch_size": scaled.batch_size, "steps": scaled.steps, **hyperparameters(scaled.optimizer)},
-        "new": {
-            "batch_size": scaled.new_batch_size,
-            "steps": scaled.new_steps,
-            **hyperparameters(scaled.new_optimizer),
-        },
-        "exact_steps": scaled.exact_steps,
-        "rule": scaled.rule,
-        "rounding": scaled.rounding,
-    }
-
-
 def room_to_dict(room: Room) -> dict[str, Any]:
     """The measured equilibrium and the bounds as plain numbers."""
     return plain_numbers(_room(room))
@@ -266,7 +246,7 @@ def _scaled(scaled: ScaledRecipe | str, room: Room) -> dict[str, Any]:
     if isinstance(scaled, str):
         return {"reason": scaled}
     return {
-        **scaled_to_dict(scaled),
+        **scaled.to_dict(),
         "bound": bound_sentence(scaled.batch_factor, room.bounds.sharp, room.bounds.closeness),
     }
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 import importlib
 import importlib.resources
+import math
 import os
 import sys
 import tomllib
@@ -22,11 +23,20 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from pydantic import TypeAdapter, ValidationError
 
-from itograd.recipe_schema import FunctionProblem, OptimizerTable, RecipeFile, RunSection, ScaleSection, section_at
+from itograd.recipe_schema import (
+    FunctionProblem,
+    OptimizerTable,
+    RecipeFile,
+    RunSection,
+    ScaleSection,
+    TrainingSection,
+    section_at,
+)
 
 if TYPE_CHECKING:
     from itograd.optimizers.optimizer import Optimizer
     from itograd.problems.problem import Problem
+    from itograd.scaling import TrainingRecipe
 
 BUILT_IN = "digits"
 
@@ -45,9 +55,16 @@ class Recipe:
     problem: Problem = field(repr=False)
     optimizer: Optimizer
     steps: int
+    warm_start: int  # the steps that the rule makes itself before its SDE starts
+    training: TrainingRecipe  # the optimiser, batch size and steps, and what stands beside them
     x0: np.ndarray | None
     run: RunSection
     scale: ScaleSection
+
+    @property
+    def equation_options(self) -> dict[str, int]:
+        """What `modified_equation` needs beside the order."""
+        return {"warm_start": self.warm_start} if self.warm_start else {}
 
 
 def load_recipe(
@@ -195,6 +212,7 @@ def _shown(value: Any) -> str:
 
 def _build(name: str, text: str, document: dict[str, Any], sections: RecipeFile, folder: Path) -> Recipe:
     from itograd.optimizers.optimizer import modified_equation
+    from itograd.optimizers.scaling_rules import moves_of
     from itograd.simulation.observables import chosen_observables
 
     problem_section, optimizer_section, run, scale = sections.problem, sections.optimizer, sections.run, sections.scale
@@ -211,12 +229,18 @@ def _build(name: str, text: str, document: dict[str, Any], sections: RecipeFile,
     with _collected(problems, "run", RunSection):
         x0 = None if run.x0 is None else _start(run.x0, problem)
         chosen_observables(problem, run.observables)
-    try:
-        modified_equation(optimizer, problem, run.order)
-    except ValueError as error:
-        problems.append(f"run.order={run.order}: {error}")
+        skipped = _warm_start(optimizer, steps, run.warm_start)
+    with _collected(problems, "training", TrainingSection):
+        training = _training(sections.training, optimizer, problem.batch_size, steps, document["optimizer"])
+    with _collected(problems, "scale", ScaleSection):
+        moves_of(optimizer, scale.rule)
     _raise(problems)
-    return Recipe(name, text, document, problem, optimizer, steps, x0, run, scale)
+    recipe = Recipe(name, text, document, problem, optimizer, steps, skipped, training, x0, run, scale)
+    try:
+        modified_equation(optimizer, problem, run.order, **recipe.equation_options)
+    except ValueError as error:
+        raise RecipeError(f"run.order={run.order}: {error}") from None
+    return recipe
 
 
 def optimizer_from_table(table: dict[str, Any]) -> Optimizer:
@@ -314,6 +338,49 @@ def _steps(run: RunSection, time_per_step: float) -> int:
     if run.save_every is not None and run.save_every > steps:
         raise RecipeError(f"run.save_every must be at most the {steps} steps of the run: got {run.save_every}")
     return steps
+
+
+def _warm_start(optimizer: Optimizer, steps: int, given: int | None) -> int:
+    """The steps that the rule makes itself before its SDE starts: those given, else what an adaptive method needs.
+
+    That is 10 steps, or as many as the bias correction 1 − b₁^k of a first moment takes to reach .99, but at most a
+    tenth of the run; none where the SDE starts at time 0.
+    """
+    from itograd.optimizers.adaptive import AdaptiveMethod
+
+    if not isinstance(optimizer, AdaptiveMethod):
+        if given:
+            raise RecipeError(
+                f"run.warm_start belongs to rmsprop, adam and adamw: the SDE of {type(optimizer).__name__} starts at "
+                "time 0"
+            )
+        return 0
+    if given is not None:
+        if given >= steps:
+            raise RecipeError(f"run.warm_start must be less than the {steps} steps of the run: got {given}")
+        return given
+    if optimizer.v0 > 0 and not optimizer.corrects_first:
+        return 0
+    b1 = next(iter(optimizer.decay_rates.values())) if optimizer.corrects_first else 0.0
+    corrected = math.ceil(math.log(0.01) / math.log(b1)) if b1 > 0 else 0
+    return max(1, min(max(10, corrected), steps // 10))
+
+
+def _training(section: TrainingSection, optimizer: Optimizer, batch_size: int, steps: int, table: dict[str, Any]):
+    """The section [training] with the optimiser, the batch size and the steps of the other sections."""
+    from itograd.scaling import TrainingRecipe
+
+    groups = {}
+    for name, changes in (section.groups or {}).items():
+        if "name" in changes:
+            raise RecipeError(f"training.groups.{name}.name: a group has the optimiser of the recipe, leave it out")
+        try:
+            groups[name] = optimizer_from_table({**table, **changes})
+        except ValueError as error:
+            raise RecipeError("\n".join(f"training.groups.{name}.{line}" for line in str(error).splitlines())) from None
+    given = section.given("groups", "schedule_steps")
+    milestones = tuple(section.schedule_steps or ())
+    return TrainingRecipe(optimizer, batch_size, steps, schedule_steps=milestones, groups=groups, **given)
 
 
 def _start(x0: np.ndarray, problem: Problem) -> np.ndarray:

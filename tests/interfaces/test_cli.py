@@ -281,10 +281,127 @@ def test_scale_of_a_recipe_and_its_table(call):
     assert found["rounding"] == "25.60 steps were rounded to 26: the run ends at time 650 instead of 640"
     result = call("scale", recipe, "--to", 100)
     rows = [line.split() for line in result.output.splitlines()]
-    assert ["learning", "rate", "4", "25"] in rows
-    assert ["batch", "size", "16", "100"] in rows
+    assert ["learning", "rate", "4", "25", "×", "κ"] in rows
+    assert ["batch", "size", "16", "100", "×", "κ"] in rows
     assert "--measure runs the recipe" in result.output
     assert max(map(len, result.output.splitlines())) <= 80
+
+
+ADAMW = [
+    *("adamw", "--learning-rate", 0.001, "--b1", 0.9, "--b2", 0.999, "--eps", 1e-8, "--weight-decay", 0.1),
+    *("--batch-size", 256, "--to", 4096),
+]
+BESIDE = [
+    *("--steps", 100000, "--warmup", 2005, "--schedule-steps", "60000,90000", "--clip", 1, "--ema", 0.9999),
+    *("--accumulation", 4),
+]
+
+
+def test_scale_of_an_adaptive_method_with_all_that_stands_beside_it(call):
+    found = scale(call, *ADAMW, *BESIDE)
+    old, new = found["old"], found["new"]
+    assert (old["b2"], old["accumulation"], old["time"]) == pytest.approx((0.999, 4, 0.1))
+    assert list(old) == list(new)
+    expected = {
+        "batch_size": 4096,
+        "steps": 6250,
+        "learning_rate": 0.004,
+        "b1": 0.9**16,
+        "b2": 0.999**16,
+        "eps": 2.5e-9,
+        "weight_decay": 0.4,
+        "time": 0.1,
+        "clip_norm": 0.25,
+        "ema": 0.9999**16,
+        "warmup_steps": 125,
+        "schedule_steps": [3750, 5625],
+        "accumulation": 64,
+    }
+    for name, value in expected.items():
+        assert new[name] == pytest.approx(value, rel=1e-12), name
+    assert (found["rules"]["eps"], found["rules"]["b1"], found["rules"]["ema"]) == ("÷ √κ", "b^κ", "ρ^κ")
+    assert found["rounding"] == "100000 steps become 6250 exactly; warmup steps rounded: 125.31 to 125"
+    assert any("r² ≪ 1" in line and "not measured" in line for line in found["assumptions"])
+    assert any(line.startswith("clip norm ÷ √κ assumes") for line in found["assumptions"])
+
+
+@pytest.mark.parametrize("more", [[], BESIDE, ["--rule", "square_root_rate_only"], ["--rule", "keep_rate", *BESIDE]])
+def test_the_table_of_an_adaptive_method_fits_80_columns(call, more):
+    result = call("scale", *ADAMW, *more)
+    assert result.exit_code == 0, result.output
+    assert max(map(len, result.output.splitlines())) <= 80
+    rows = [line.split() for line in result.output.splitlines()]
+    own = "--rule" not in more
+    assert ["b2", "0.999", *(["0.984119", "b^κ"] if own else ["0.999", "kept"])] in rows
+    text = " ".join(result.output.split())
+    assert ("noise dominates: r² ≪ 1" in text) == own
+    assert ("is a rival of AdamW's own" in text) == (not own)
+
+
+def test_scale_by_a_rival_has_as_many_examples_and_says_both_times(call):
+    found = scale(call, *ADAMW[:-2], "--to", 1024, "--steps", 1000, "--rule", "keep_rate")
+    assert (found["new"]["learning_rate"], found["new"]["steps"], found["exact_steps"]) == (0.001, 250, 250)
+    assert found["rounding"] == "1000 steps become 250 exactly: the run ends at time 0.00025 instead of 0.001"
+    assert (found["rule_name"], found["is_own_rule"]) == ("keep_rate", False)
+    named = scale(call, *ADAMW, "--rule", "square_root")
+    assert named["is_own_rule"]
+    assert named["rule"] == scale(call, *ADAMW)["rule"]
+
+
+def test_betas_of_adam_in_both_forms(call):
+    one = ["adam", "--learning-rate", 0.001, "--batch-size", 32, "--to", 64]
+    assert scale(call, *one)["new"]["b1"] == pytest.approx(0.81)
+    linear = scale(call, *one, "--betas", "linear")
+    assert linear["new"]["b1"] == pytest.approx(0.8)
+    assert linear["rules"]["b1"] == "1 − κ(1 − b)"
+
+
+@pytest.mark.parametrize("method", ["rmsprop", "adam", "adamw"])
+def test_one_line_defaults_are_the_optimisers(call, method):
+    old = scale(call, method, "--learning-rate", 0.5, "--batch-size", 32, "--to", 64)["old"]
+    optimizer = {"rmsprop": ig.RMSprop, "adam": ig.Adam, "adamw": ig.AdamW}[method](0.5)
+    for name in ("eps", "weight_decay", *optimizer.decay_rates):
+        assert old[name] == getattr(optimizer, name)
+    assert "b2" in old or method == "rmsprop"
+
+
+GROUPS = """
+[problem]
+kind = "digits"
+batch_size = 64
+[optimizer]
+name = "adamw"
+learning_rate = 0.001
+weight_decay = 0.1
+[training]
+clip_norm = 1.0
+groups = {bias = {weight_decay = 0.0}, head = {learning_rate = 0.01}}
+[run]
+steps = 1000
+[scale]
+rule = "linear"
+"""
+
+
+def test_scale_of_a_recipe_with_groups(call, tmp_path):
+    (tmp_path / "groups.toml").write_text(GROUPS)
+    found = scale(call, "--from", "groups.toml", "--batch-size", 256)
+    assert found == scale(call, "groups.toml", "--to", 256)
+    assert found["new"]["learning_rate"] == pytest.approx(0.004)  # the rule of [scale]
+    own = scale(call, "groups.toml", "--to", 256, "--rule", "square_root")
+    assert own["groups"]["head"]["new"]["learning_rate"] == pytest.approx(0.02)
+    assert own["groups"]["bias"]["new"]["weight_decay"] == 0
+    assert own["new"]["clip_norm"] == 0.5
+    rows = [line.split() for line in call("scale", "groups.toml", "--to", 256).output.splitlines()]
+    assert ["head:", "learning", "rate", "0.01", "0.04", "×", "κ"] in rows
+    assert ["bias:", "weight", "decay", "0", "0", "×", "√κ"] in rows
+
+
+def test_a_check_says_that_it_runs_without_what_stands_beside_the_optimiser(call, quick, quadratic_recipe, tmp_path):
+    (tmp_path / "clipped.toml").write_text(quadratic_recipe.read_text() + "[training]\nclip_norm = 1.0\n")
+    result = call("check", "clipped.toml", "--json")
+    assert result.exit_code == 0
+    assert "the check runs the optimiser alone: clip_norm of [training]" in result.stderr
 
 
 def test_scale_measures_the_bound_of_a_recipe(call, quadratic_recipe, tmp_path):
@@ -336,6 +453,38 @@ EXAMPLE = ROOT / "examples" / "digits_16.toml"
         (f"{EXAMPLE} --to 16 --steps 3", "--steps belongs to a one-line recipe"),
         (f"{EXAMPLE} --to 1401", "--to must be at most the 1400 examples"),
         (f"{EXAMPLE}", "--to is missing"),
+        (f"{EXAMPLE} --to 8 --clip 1", "--clip belongs to a one-line recipe"),
+        (f"{EXAMPLE} --from {EXAMPLE} --to 8", "a RECIPE or a method is needed, once"),
+        ("--to 8", "a RECIPE or a method is needed, once"),
+        ("adam --learning-rate 1 --batch-size 8 --to 16 --momentum 0.9", "--momentum is no option of adam"),
+        ("adam --learning-rate 1 --batch-size 8 --to 16 --beta 0.9", "--beta is no option of adam"),
+        ("adam --learning-rate 1 --batch-size 8 --to 16 --decay-alone", "--decay-times-rate is no option of adam"),
+        ("rmsprop --learning-rate 1 --batch-size 8 --to 16 --b1 0.9", "--b1 is no option of rmsprop"),
+        ("sgd --learning-rate 1 --batch-size 8 --to 16 --eps 1e-8", "--eps is no option of sgd"),
+        ("sgd --learning-rate 1 --batch-size 8 --to 16 --betas linear", "--betas is no option of this sgd"),
+        ("momentum --learning-rate 1 --batch-size 8 --to 16 --betas memory", "--betas is no option of this momentum"),
+        ("adam --learning-rate 1 --b2 1 --batch-size 8 --to 16", "--b2 must be less than 1: got 1"),
+        ("adam --learning-rate 1 --b1 -0.1 --batch-size 8 --to 16", "--b1 must be at least 0: got -0.1"),
+        (
+            "adam --learning-rate 1 --batch-size 8 --to 512 --betas linear",
+            "batch_factor*(1 - b1) < 1: batch_factor=64, b1=0.9 gives 6.4; keep batch_factor below 10",
+        ),
+        ("adam --learning-rate 1 --batch-size 8 --to 16 --clip 0", "--clip must be a finite number in (0, inf): got 0"),
+        ("adam --learning-rate 1 --batch-size 8 --to 16 --ema 1", "--ema must be in [0, 1): got 1"),
+        ("adam --learning-rate 1 --batch-size 8 --to 16 --warmup -1", "--warmup must be at least 0: got -1"),
+        (
+            "adam --learning-rate 1 --batch-size 8 --to 16 --warmup 90 --schedule-steps 50,100",
+            "--schedule-steps must not be less than the 90 steps of the warm-up: got 50",
+        ),
+        ("adam --learning-rate 1 --batch-size 8 --to 16 --warmup 9 --steps 5", "--steps must not be less than the 9"),
+        (
+            "adam --learning-rate 1 --batch-size 8 --to 16 --schedule-steps 5,x",
+            "--schedule-steps must be whole numbers",
+        ),
+        ("adam --learning-rate 1 --batch-size 8 --to 16 --accumulation 3", "--accumulation must divide the batch size"),
+        ("adam --learning-rate 1 --batch-size 8 --to 15 --accumulation 2", "a multiple of the 4 examples of a pass"),
+        ("adam --learning-rate 1 --batch-size 8 --to 16 --rule sqrt", "rule must be one of 'linear', 'square_root'"),
+        ("sgd --learning-rate 1 --batch-size 8 --to 16 --rule keep_rate_scale_b2", "and SGD has none"),
         (f"{EXAMPLE} --to 8 --batch-size 9", "give one of the two"),
     ],
 )

@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 
 import itograd as ig
-from itograd.recipe_schema import OPTIMIZERS, PROBLEMS, SCHEDULES, RunSection, ScaleSection
+from itograd.recipe_schema import OPTIMIZERS, PROBLEMS, SCHEDULES, RunSection, ScaleSection, TrainingSection
 from itograd.recipes import RecipeError, load_recipe, optimizer_from_table
 
 ROOT = Path(__file__).parents[2]
+SECTIONS = (TrainingSection, RunSection, ScaleSection)
 
 GOOD = """
 [problem]
@@ -105,6 +106,22 @@ def test_every_problem(load, problem, kind):
             'momentum = {base = 0.9, kind = "exponential", rate = 0.1}',
             ig.Momentum(0.01, ig.schedules.Exponential(0.9, 0.1), clock="underdamped"),
         ),
+        ('name = "rmsprop"\nlearning_rate = 0.1', ig.RMSprop(0.1)),
+        (
+            'name = "rmsprop"\nlearning_rate = 0.1\nbeta = 0.9\neps = 0\neps_root = 1e-6\nv0 = 1\n'
+            'denominator = "old"\ncorrect_second = true\nweight_decay = 0.1',
+            ig.RMSprop(0.1, 0.9, 0.0, 0.1, 1e-6, 1.0, "old", True),
+        ),
+        ('name = "adam"\nlearning_rate = 0.1\nb1 = 0.8\nb2 = 0.9', ig.Adam(0.1, 0.8, 0.9)),
+        (
+            'name = "adam"\nlearning_rate = {base = 0.1, kind = "warmup", duration = 3.0}\ncorrect_first = false',
+            ig.Adam(ig.schedules.Warmup(0.1, 3.0), correct_first=False),
+        ),
+        ('name = "adamw"\nlearning_rate = 0.1', ig.AdamW(0.1)),
+        (
+            'name = "adamw"\nlearning_rate = 0.1\nweight_decay = 0.2\ndecay_times_rate = false',
+            ig.AdamW(0.1, weight_decay=0.2, decay_times_rate=False),
+        ),
     ],
 )
 def test_every_optimizer_and_schedule(table, expected):
@@ -162,7 +179,8 @@ BAD = {
     ),
     "unknown optimiser": (
         changed("name", 'name = "sdg"'),
-        "optimizer.name must be one of 'sgd', 'momentum', 'nesterov': got 'sdg'; did you mean 'sgd'?",
+        "optimizer.name must be one of 'sgd', 'momentum', 'nesterov', 'rmsprop', 'adam', 'adamw': got 'sdg'; did you "
+        "mean 'sgd'?",
     ),
     "unknown problem": (changed("kind", 'kind = "quadratc"'), "got 'quadratc'; did you mean 'quadratic'?"),
     "missing key": (changed("learning_rate", ""), "optimizer.learning_rate is missing"),
@@ -216,6 +234,44 @@ BAD = {
         changed("name", 'name = "nesterov"\nmomentum = "increasing"\nclock = "overdamped"'),
         "optimizer.clock must be left out where momentum = 'increasing'",
     ),
+    "key of another adaptive method": (
+        changed("name", 'name = "rmsprop"\nb1 = 0.9'),
+        "optimizer.b1 is no key of [optimizer]",
+    ),
+    "beta of 1": (changed("name", 'name = "adam"\nb2 = 1.0'), "optimizer.b2 must be less than 1: got 1"),
+    "order of an adaptive method": (
+        changed("name", 'name = "adam"').replace("time = 2", "steps = 20\norder = 2"),
+        "run.order=2: no modified equation of order 2 is given for Adam",
+    ),
+    "warm start of SGD": (run_with("warm_start = 3"), "run.warm_start belongs to rmsprop, adam and adamw"),
+    "warm start beyond the run": (
+        changed("name", 'name = "adam"').replace("time = 2", "steps = 20\nwarm_start = 20"),
+        "run.warm_start must be less than the 20 steps of the run: got 20",
+    ),
+    "no warm start": (
+        changed("name", 'name = "adam"').replace("time = 2", "steps = 20\nwarm_start = 0"),
+        "the SDE of Adam has no usable limit",
+    ),
+    "rule": (GOOD + '[scale]\nrule = "sqrt"\n', "scale.rule must be one of 'linear', 'square_root'"),
+    "rule without meaning": (
+        GOOD + '[scale]\nrule = "square_root_keep_eps"\n',
+        "[scale] the rule 'square_root_keep_eps' speaks of ε, and SGD has none",
+    ),
+    "clip": (GOOD + "[training]\nclip_norm = 0\n", "training.clip_norm must be greater than 0: got 0"),
+    "ema": (GOOD + "[training]\nema = 1.0\n", "training.ema must be less than 1: got 1"),
+    "accumulation": (GOOD + "[training]\naccumulation = 3\n", "training.accumulation must divide the batch size"),
+    "schedule before the warm-up": (
+        GOOD + "[training]\nwarmup_steps = 9\nschedule_steps = [3]\n",
+        "training.schedule_steps must not be less than the 9 steps of the warm-up: got 3",
+    ),
+    "key of a group": (
+        GOOD + "[training.groups.bias]\nmomentum = 0.9\n",
+        "training.groups.bias.momentum is no key of [sgd]",
+    ),
+    "optimiser of a group": (
+        GOOD + '[training.groups.bias]\nname = "adam"\n',
+        "training.groups.bias.name: a group has the optimiser of the recipe",
+    ),
     "friction of the underdamped clock": (
         changed("name", 'name = "momentum"\nmomentum = 0.5\nclock = "underdamped"'),
         "[optimizer] the underdamped clock needs",
@@ -230,6 +286,42 @@ def test_a_mistake_gets_one_line_that_names_the_field(load, mistake):
         load(text)
     assert message in str(caught.value)
     assert len(str(caught.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "steps", "expected"),
+    [
+        ('name = "adam"', 1000, 44),  # .9^44 = .0097
+        ('name = "adam"\nb1 = 0.5', 1000, 10),
+        ('name = "adam"\nb1 = 0.999', 1000, 100),
+        ('name = "adam"', 5, 1),
+        ('name = "adam"\nv0 = 1.0', 1000, 44),
+        ('name = "adam"\nv0 = 1.0\ncorrect_first = false', 1000, 0),
+        ('name = "rmsprop"', 1000, 10),
+        ('name = "rmsprop"\nv0 = 1.0', 1000, 0),
+        ('name = "sgd"', 1000, 0),
+    ],
+)
+def test_where_the_sde_of_a_recipe_starts(load, optimizer, steps, expected):
+    text = changed("name", optimizer).replace("time = 2", f"steps = {steps}")
+    recipe = load(text)
+    assert recipe.warm_start == expected
+    sde = ig.modified_equation(recipe.optimizer, recipe.problem, **recipe.equation_options)
+    assert sde.start_time == pytest.approx(expected * recipe.optimizer.time_per_step)
+    if recipe.optimizer.is_affine or expected == 0:
+        return
+    assert load(text + "warm_start = 3\n" if steps > 3 else text).warm_start in (3, 1)
+
+
+def test_the_section_training_is_a_training_recipe(load):
+    text = GOOD + (
+        "[training]\nclip_norm = 1\nema = 0.99\nwarmup_steps = 2\nschedule_steps = [3, 16]\naccumulation = 2\n"
+        "[training.groups.bias]\nweight_decay = 0.5\n"
+    )
+    recipe = load(text)
+    groups = {"bias": ig.SGD(0.125, weight_decay=0.5)}
+    assert recipe.training == ig.TrainingRecipe(recipe.optimizer, 4, 16, 1.0, 0.99, 2, (3, 16), 2, groups)
+    assert load(GOOD).training == ig.TrainingRecipe(recipe.optimizer, 4, 16)
 
 
 def test_every_mistake_is_told_at_once(load):
@@ -371,7 +463,7 @@ def test_defaults_are_those_of_the_library():
 
 def test_every_key_is_documented():
     text = (ROOT / "docs" / "recipe.md").read_text(encoding="utf-8")
-    for section in (*PROBLEMS.values(), *OPTIMIZERS.values(), *SCHEDULES.values(), RunSection, ScaleSection):
+    for section in (*PROBLEMS.values(), *OPTIMIZERS.values(), *SCHEDULES.values(), *SECTIONS):
         for key in section.model_fields:
             assert f"`{key}`" in text, key
     for kind in (*PROBLEMS, *OPTIMIZERS, *SCHEDULES):

@@ -12,11 +12,10 @@ So λ/η must be kept by a scaling, and λ → λ√κ for η → η√κ. With 
 in the authors' paper (u the shape of the schedule), the term −u (λ/η²) X dt, and λ → λκ. The rest scales as Adam's.
 """
 
-import dataclasses
-
 import equinox as eqx
 
 from itograd.optimizers.adam import AdamEquation, AdamMethod
+from itograd.optimizers.scaling_rules import Power
 from itograd.simulation.schedule import Hyperparameter, shape
 from itograd.validation import require_choice
 
@@ -69,10 +68,9 @@ class AdamW(AdamMethod):
         u = self._rate(k) if self.decay_times_rate else shape(self.learning_rate, k * self.time_per_step)
         return self._moved((1 - u * self.weight_decay) * x, m, v, k, gradient)
 
-    def scaled(self, batch_factor, betas="memory"):
-        scaled = super().scaled(batch_factor, betas)
-        factor = batch_factor**0.5 if self.decay_times_rate else batch_factor
-        return dataclasses.replace(scaled, weight_decay=self.weight_decay * factor)
+    @property
+    def scaling(self):
+        return super().scaling | {"weight_decay": Power(0.5 if self.decay_times_rate else 1)}
 
     def _equation(self, problem, warm_start, given):
         return AdamWEquation(problem, self, warm_start, given)

@@ -33,7 +33,6 @@ always legal) or 1 − κ(1−b) ("linear", the papers', which keeps c_i exactly
 coupled decay kept, steps / κ.
 """
 
-import dataclasses
 import math
 from abc import abstractmethod
 from typing import Any
@@ -42,12 +41,12 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
-from itograd.optimizers.momentum import BETA_RULES
 from itograd.optimizers.optimizer import Optimizer
+from itograd.optimizers.scaling_rules import DecayRate, Power
 from itograd.problems.problem import Problem
 from itograd.simulation.equation import ModifiedEquation
 from itograd.simulation.precision import plus_times
-from itograd.simulation.schedule import Hyperparameter, Schedule, base, rebased, shape
+from itograd.simulation.schedule import Hyperparameter, Schedule, base, shape
 from itograd.validation import require, require_choice, require_count, require_number
 
 DENOMINATORS = ("new", "old")
@@ -56,18 +55,6 @@ DENOMINATORS = ("new", "old")
 def correction(b, steps):
     """1 − b^steps, accurate for b near 1."""
     return -jnp.expm1(steps * jnp.log(b))
-
-
-def scaled_beta(name: str, b: float, batch_factor: float, betas: str) -> float:
-    """A decay rate of a moment for a batch `batch_factor` times larger; see the head of this file."""
-    if betas == "memory":
-        return b**batch_factor
-    require(
-        batch_factor * (1 - b) < 1,
-        f"the linear form needs batch_factor*(1 - {name}) < 1: batch_factor={batch_factor:g}, {name}={b:g} gives "
-        f"{batch_factor * (1 - b):g}; keep batch_factor below {1 / (1 - b):g}, raise {name}, or use betas='memory'",
-    )
-    return 1 - batch_factor * (1 - b)
 
 
 class AdaptiveMethod(Optimizer):
@@ -135,18 +122,10 @@ class AdaptiveMethod(Optimizer):
     def observe(self, state):
         return state[0]
 
-    def scaled(self, batch_factor, betas="memory"):
-        require_number("batch_factor", batch_factor, minimum=0, exclusive=True)
-        require_choice("betas", betas, BETA_RULES)
-        root = batch_factor**0.5
-        moved: dict[str, Any] = {
-            "learning_rate": rebased(self.learning_rate, base(self.learning_rate) * root),
-            "eps": self.eps / root,
-            "eps_root": self.eps_root / batch_factor,
-            "v0": self.v0 / batch_factor,
-        }
-        moved |= {name: scaled_beta(name, b, batch_factor, betas) for name, b in self.decay_rates.items()}
-        return dataclasses.replace(self, **moved)
+    @property
+    def scaling(self):
+        fixed = {"learning_rate": Power(0.5), "eps": Power(-0.5), "eps_root": Power(-1), "v0": Power(-1)}
+        return fixed | dict.fromkeys(self.decay_rates, DecayRate("memory"))
 
     def modified_equation(self, problem, order=1, *, warm_start=0, start=None):
         require_choice("order", order, (1, 2))

@@ -42,7 +42,8 @@ class OptaxOptimizer(Optimizer):
             "is; use one of itograd's own optimisers (SGD, Momentum, Nesterov) for the SDE"
         )
 
-    def scaled(self, batch_factor):
+    @property
+    def scaling(self):
         raise ValueError("no scaling rule is known for an optax transformation: use one of itograd's own optimisers")
 
 

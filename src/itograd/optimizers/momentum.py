@@ -22,6 +22,7 @@ the default: it keeps the stationary variance to .2 % where μ^κ moves it by ab
 import equinox as eqx
 
 from itograd.optimizers.optimizer import Optimizer
+from itograd.optimizers.scaling_rules import DecayRate, Power
 from itograd.optimizers.sgd import SGDEquation
 from itograd.optimizers.underdamped import UnderdampedEquation, require_underdamped
 from itograd.simulation.precision import plus_times
@@ -29,7 +30,6 @@ from itograd.simulation.schedule import Hyperparameter, Schedule, base, rebased,
 from itograd.validation import require, require_choice, require_number
 
 CLOCKS = ("overdamped", "underdamped")
-BETA_RULES = ("linear", "memory")
 
 
 class MomentumMethod(Optimizer):
@@ -78,26 +78,11 @@ class MomentumMethod(Optimizer):
         effective = rebased(self.learning_rate, base(self.learning_rate) / (1 - base(self.momentum)))
         return SGDEquation(problem, effective, self.weight_decay, 1)
 
-    def _scaled_rates(self, batch_factor, betas):
-        require_number("batch_factor", batch_factor, minimum=0, exclusive=True)
-        require_choice("betas", betas, BETA_RULES)
-        eta, mu = base(self.learning_rate), base(self.momentum)
+    @property
+    def scaling(self):
         if self.clock == "overdamped":
-            return rebased(self.learning_rate, eta * batch_factor), self.momentum
-        require(
-            not isinstance(self.momentum, Schedule), "a schedule of the momentum has no scaling rule: scale its numbers"
-        )
-        if betas == "memory":
-            scaled_mu = mu**batch_factor
-        else:
-            require(
-                batch_factor * (1 - mu) < 1,
-                f"the linear form needs batch_factor*(1 - momentum) < 1: batch_factor={batch_factor:g}, "
-                f"momentum={mu:g} gives {batch_factor * (1 - mu):g}; keep batch_factor below "
-                f"{1 / (1 - mu):g} or use betas='memory'",
-            )
-            scaled_mu = 1 - batch_factor * (1 - mu)
-        return rebased(self.learning_rate, eta * batch_factor**2), scaled_mu
+            return {"learning_rate": Power(1)}
+        return {"learning_rate": Power(2), "momentum": DecayRate("linear")}
 
 
 class Momentum(MomentumMethod):
@@ -133,7 +118,3 @@ class Momentum(MomentumMethod):
         return UnderdampedEquation(
             problem, self.learning_rate, self.momentum, self.weight_decay, order, method="heavy_ball"
         )
-
-    def scaled(self, batch_factor, betas="linear"):
-        rate, momentum = self._scaled_rates(batch_factor, betas)
-        return Momentum(rate, momentum, self.weight_decay, self.clock)

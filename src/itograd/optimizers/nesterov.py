@@ -17,9 +17,10 @@ import equinox as eqx
 
 from itograd.optimizers.momentum import MomentumMethod
 from itograd.optimizers.optimizer import Optimizer
+from itograd.optimizers.scaling_rules import Power
 from itograd.optimizers.underdamped import IncreasingMomentumEquation, UnderdampedEquation
 from itograd.simulation.precision import plus_times
-from itograd.simulation.schedule import Hyperparameter, base, rebased, shape
+from itograd.simulation.schedule import Hyperparameter, base, shape
 from itograd.validation import require, require_choice, require_number
 
 POINTS = ("lookahead", "iterate")
@@ -96,10 +97,6 @@ class Nesterov(TwoPointMethod, MomentumMethod):
             problem, self.learning_rate, self.momentum, self.weight_decay, order, method=self.point
         )
 
-    def scaled(self, batch_factor, betas="linear"):
-        rate, momentum = self._scaled_rates(batch_factor, betas)
-        return Nesterov(rate, momentum, self.weight_decay, self.clock, self.point)
-
 
 class IncreasingNesterov(TwoPointMethod):
     """Nesterov's momentum with μ_k = (k−1)/(k+2), in the clock t = k√η.
@@ -145,7 +142,6 @@ class IncreasingNesterov(TwoPointMethod):
         )
         return IncreasingMomentumEquation(problem, self.learning_rate, 0.0, self.weight_decay, 1, method=self.point)
 
-    def scaled(self, batch_factor):
-        require_number("batch_factor", batch_factor, minimum=0, exclusive=True)
-        rate = rebased(self.learning_rate, base(self.learning_rate) * batch_factor**2)
-        return IncreasingNesterov(learning_rate=rate, weight_decay=self.weight_decay, point=self.point)
+    @property
+    def scaling(self):
+        return {"learning_rate": Power(2)}

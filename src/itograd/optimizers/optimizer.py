@@ -10,6 +10,7 @@ from typing import Any
 import equinox as eqx
 from jaxtyping import Array, Float
 
+from itograd.optimizers.scaling_rules import Moves, scaled_by
 from itograd.problems.problem import Problem
 from itograd.simulation.chain import Chain
 from itograd.simulation.draws import Draws
@@ -52,9 +53,18 @@ class Optimizer(eqx.Module):
     def modified_equation(self, problem: Problem, order: int = 1) -> ModifiedEquation:
         """The Itô SDE that the optimiser follows on the problem, to weak order 1 or 2."""
 
-    @abstractmethod
-    def scaled(self, batch_factor: float) -> "Optimizer":
-        """The optimiser for a batch `batch_factor` times larger, by its own scaling rule."""
+    @property
+    def scaling(self) -> Moves:
+        """Its own scaling rule: what becomes of each hyperparameter that another batch size changes."""
+        raise ValueError(f"no scaling rule is known for {type(self).__name__}")
+
+    def scaled(self, batch_factor: float, betas: str | None = None) -> "Optimizer":
+        """The optimiser for a batch `batch_factor` times larger, by its own scaling rule.
+
+        `betas` says how decay rates move where the rule moves any: by their "memory", b → b^κ, or "linear",
+        b → 1 − κ(1−b).
+        """
+        return scaled_by(self, batch_factor, betas=betas)
 
     def equation_start(self, steps: int) -> dict[str, Any]:
         """The options of `modified_equation` with which the SDE is compared with a run of so many steps."""
@@ -103,15 +113,24 @@ def modified_equation(optimizer: Optimizer, problem: Problem, order: int = 1, **
     return optimizer.modified_equation(problem, order, **options)
 
 
-def scale(optimizer: Optimizer, batch_factor: float, **options: Any) -> "Optimizer":
+def scale(optimizer: Optimizer, batch_factor: float, rule: str | None = None, **options: Any) -> Optimizer:
     """The recipe of `optimizer` for a batch `batch_factor` times larger (smaller, where it is below 1).
 
-    The clock moves with it: steps for the same continuous time become
-    steps · old.time_per_step / new.time_per_step. `options` are those of the optimiser's own `scaled`, such as `betas`.
-    Raises ValueError where the optimiser has no scaling rule.
+    `rule` is the optimiser's own where it is left out; the rivals, to be run against it, are "linear", "square_root",
+    "square_root_rate_only", "square_root_keep_betas", "square_root_keep_eps", "keep_rate" and "keep_rate_scale_b2"
+    (`optimizers/scaling_rules.py` is their table). `options` are those of `scaled`, such as `betas`. A run of as many
+    examples has 1/batch_factor of the steps; by the own rule that is the same continuous time.
+
+    Raises ValueError where the optimiser has no scaling rule, or the named rule is unknown or has no meaning for it.
 
     >>> import itograd as ig
     >>> scale(ig.Momentum(0.1, momentum=0.9), 4).learning_rate
     0.4
+    >>> scale(ig.Adam(0.001), 4, rule="square_root_keep_betas").b1
+    0.9
     """
-    return optimizer.scaled(batch_factor, **options)
+    return (
+        optimizer.scaled(batch_factor, **options)
+        if rule is None
+        else scaled_by(optimizer, batch_factor, rule, **options)
+    )

@@ -21,10 +21,11 @@ import jax
 import jax.numpy as jnp
 
 from itograd.optimizers.optimizer import Optimizer
+from itograd.optimizers.scaling_rules import Power
 from itograd.problems.problem import Problem
 from itograd.simulation.equation import ModifiedEquation
 from itograd.simulation.precision import plus_times
-from itograd.simulation.schedule import Hyperparameter, Schedule, base, rebased, shape, shape_slope
+from itograd.simulation.schedule import Hyperparameter, Schedule, base, shape, shape_slope
 from itograd.validation import require_choice, require_number
 
 
@@ -67,10 +68,9 @@ class SGD(Optimizer):
         require_choice("order", order, (1, 2))
         return SGDEquation(problem, self.learning_rate, self.weight_decay, order)
 
-    def scaled(self, batch_factor):
-        require_number("batch_factor", batch_factor, minimum=0, exclusive=True)
-        rate = rebased(self.learning_rate, base(self.learning_rate) * batch_factor)
-        return SGD(rate, self.weight_decay)
+    @property
+    def scaling(self):
+        return {"learning_rate": Power(1)}
 
 
 class SGDEquation(ModifiedEquation):

@@ -20,8 +20,6 @@ The betas move by 1−b → (1−b)/a, the papers' form, which is legal for ever
 1−μ → (1−μ)/a; at a fixed μ it would approach the overdamped SDE, as it does in that clock.
 """
 
-import inspect
-
 from itograd.optimizers.optimizer import Optimizer
 from itograd.validation import require_number
 
@@ -51,9 +49,7 @@ class SVAG(Optimizer):
         """The optimiser at its smaller step."""
         if self.noise_amplification == 1:
             return self.optimizer
-        takes_betas = "betas" in inspect.signature(self.optimizer.scaled).parameters
-        options = {"betas": "linear"} if takes_betas else {}
-        return self.optimizer.scaled(1 / self.noise_amplification, **options)
+        return self.optimizer.scaled(1 / self.noise_amplification, betas="linear")
 
     @property
     def time_per_step(self):
@@ -82,5 +78,5 @@ class SVAG(Optimizer):
         """The SDE of the rule on the amplified problem: to order 1 the optimiser's own. `options` are the rule's."""
         return self.rule.modified_equation(problem.amplified(self.noise_amplification), order, **options)
 
-    def scaled(self, batch_factor, **options):
-        return SVAG(self.optimizer.scaled(batch_factor, **options), self.noise_amplification)
+    def scaled(self, batch_factor, betas=None):
+        return SVAG(self.optimizer.scaled(batch_factor, betas), self.noise_amplification)

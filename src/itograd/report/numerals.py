@@ -26,6 +26,18 @@ def _power_of_ten(power: int) -> str:
     return "×10" + str(power).translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"))
 
 
+def decay_rate(value: float | None) -> str:
+    """A decay rate, with so many digits that 1 − b has four.
+
+    >>> decay_rate(0.9), decay_rate(0.9999**0.0625), decay_rate(0.9**16)
+    ('0.9', '0.99999375', '0.185302')
+    """
+    if value is None:
+        return NOTHING
+    decimals = 6 if value <= 0.9 else max(6, 3 - math.floor(math.log10(1 - value)))
+    return f"{value:.{decimals}f}".rstrip("0").rstrip(".").replace("-", "−")
+
+
 def percent(share: float | None, digits: int = 3) -> str:
     """A share in per cent.
 

@@ -10,10 +10,11 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from itograd.report.numerals import interval, number, of_unit, percent, with_error
+from itograd.report.numerals import decay_rate, interval, number, of_unit, percent, with_error
 from itograd.report.words import NECESSARY, conclusion, reasons, scaled_notes, setting, simple_scale_sentence
 
 COLOURS = {"trust": "bold green", "do not trust": "bold red", "cannot tell": "bold yellow"}
+DECAY_RATES = ("momentum", "b1", "b2", "beta", "ema")
 OUTCOMES = {"holds": "green", "fails": "red", "open": "yellow"}
 
 
@@ -34,7 +35,7 @@ def print_check(found: dict[str, Any], console: Console) -> None:
 
 def print_scaled(scaled: dict[str, Any], console: Console, *, bound: list[str]) -> None:
     """Print one scaled recipe, old and new side by side, and what is known of the bound."""
-    console.print(_side_by_side([scaled]))
+    console.print(_side_by_side([scaled], rules=True))
     for note in scaled_notes(scaled):
         _line(console, note)
     for note in bound:
@@ -160,10 +161,29 @@ def _room(found: dict[str, Any], console: Console) -> None:
             _line(console, row["reason"], bullet=True)
 
 
-def _side_by_side(rows: list[dict[str, Any]]) -> Table:
-    columns = [rows[0]["old"], *(row["new"] for row in rows)]
-    table = _table("", "old", *(f"new, κ = {number(row['batch_factor'])}" for row in rows))
-    for key in columns[0]:
-        if any(column[key] for column in columns):  # neither a decay of 0 nor steps that were not given
-            table.add_row(key.replace("_", " "), *(number(column[key], 6) for column in columns))
+def _side_by_side(rows: list[dict[str, Any]], rules: bool = False) -> Table:
+    """The old column and the new ones; with `rules`, for one scaled recipe, what was done to each line, and groups."""
+    news = [f"new, κ = {number(row['batch_factor'])}" for row in rows]
+    table = _table("", "old", *news, *(["rule"] if rules else []))
+    _lines(table, rows, rules)
+    if rules:
+        for name, group in rows[0].get("groups", {}).items():
+            differing = [
+                key for key in group["rules"] if any(group[side][key] != rows[0][side][key] for side in ("old", "new"))
+            ]
+            _lines(table, [group], rules, only=differing, prefix=f"{name}: ")
     return table
+
+
+def _lines(table: Table, rows: list[dict[str, Any]], rules: bool, only: list[str] | None = None, prefix="") -> None:
+    columns = [rows[0]["old"], *(row["new"] for row in rows)]
+    for key in columns[0] if only is None else only:
+        if only or any(column[key] for column in columns):  # neither a decay of 0 nor steps that were not given
+            rule = [rows[0]["rules"].get(key, "")] if rules else []
+            table.add_row(prefix + key.replace("_", " "), *(_value(key, column[key]) for column in columns), *rule)
+
+
+def _value(key: str, value: Any) -> str:
+    if isinstance(value, list):
+        return ", ".join(number(item, 6) for item in value)
+    return decay_rate(value) if key in DECAY_RATES else number(value, 6)

@@ -65,5 +65,5 @@ def simple_scale_sentence(found: dict[str, Any]) -> str:
 
 
 def scaled_notes(scaled: dict[str, Any]) -> list[str]:
-    """The rule of a scaled recipe, and how its steps were rounded."""
-    return [f"{note[:1].upper()}{note[1:]}." for note in (scaled["rule"], scaled["rounding"])]
+    """The rule of a scaled recipe, how its steps were rounded, and what the rule assumes."""
+    return [f"{note[:1].upper()}{note[1:]}." for note in (scaled["rule"], scaled["rounding"], *scaled["assumptions"])]

@@ -5,8 +5,8 @@ Loops are nested as
     windows ⊃ chunks ⊃ the steps of a chunk, written out
 
 for the sake of the random numbers (`drawing.py`). Chunks begin at multiples of their length and are made whole: a save
-point inside one is seen by a chunk whose later steps are masked, and the run goes on from the beginning of the chunk. So
-every chunk is made by the same code wherever the save points are, and the bytes depend on none.
+point inside one is seen by a chunk whose later steps are masked, and the run goes on from the beginning of the chunk.
+So every chunk is made by the same code wherever the save points are, and the bytes depend on none.
 """
 
 from __future__ import annotations

@@ -6,6 +6,7 @@ The clock of an optimiser is set by the base value (t = k·base for SGD), so a s
 and the number of steps follows from the new base.
 """
 
+import dataclasses
 import math
 from abc import abstractmethod
 from collections.abc import Callable
@@ -33,6 +34,10 @@ class Schedule(eqx.Module):
     @abstractmethod
     def shape(self, t):
         """The dimensionless factor u(t)."""
+
+    @abstractmethod
+    def stretched(self, factor: float) -> "Schedule":
+        """The same shape `factor` times as slow: its value at factor·t is the old one at t."""
 
     def __call__(self, t):
         return self.base * self.shape(t)
@@ -75,6 +80,9 @@ class Piecewise(Schedule):
         reached = jnp.asarray(t, float) * (1 + _CLOCK_ROUNDING) >= jnp.asarray(self.boundaries, float)
         return jnp.asarray(self.factors, float)[reached.sum()]
 
+    def stretched(self, factor):
+        return dataclasses.replace(self, boundaries=tuple(factor * t for t in self.boundaries))
+
 
 class Cosine(Schedule):
     """base · (final + (1−final)·(1+cos(π t/duration))/2), constant after `duration`.
@@ -95,6 +103,9 @@ class Cosine(Schedule):
         s = jnp.clip(t / self.duration, 0.0, 1.0)
         return self.final + (1 - self.final) * 0.5 * (1 + jnp.cos(math.pi * s))
 
+    def stretched(self, factor):
+        return dataclasses.replace(self, duration=factor * self.duration)
+
 
 class Warmup(Schedule):
     """base · min(1, initial + (1−initial)·t/duration): linear from base·initial to base.
@@ -114,6 +125,9 @@ class Warmup(Schedule):
     def shape(self, t):
         return jnp.minimum(1.0, self.initial + (1 - self.initial) * t / self.duration)
 
+    def stretched(self, factor):
+        return dataclasses.replace(self, duration=factor * self.duration)
+
 
 class Exponential(Schedule):
     """base · exp(−rate·t).
@@ -130,6 +144,9 @@ class Exponential(Schedule):
 
     def shape(self, t):
         return jnp.exp(-self.rate * t)
+
+    def stretched(self, factor):
+        return dataclasses.replace(self, rate=self.rate / factor)
 
 
 class Function(Schedule):
@@ -149,6 +166,20 @@ class Function(Schedule):
 
     def shape(self, t):
         return self.function(t)
+
+    def stretched(self, factor):
+        return dataclasses.replace(self, function=_Stretched(self.function, factor))
+
+
+@dataclasses.dataclass(frozen=True)
+class _Stretched:
+    """t → function(t/factor)."""
+
+    function: Callable
+    factor: float
+
+    def __call__(self, t):
+        return self.function(t / self.factor)
 
 
 Hyperparameter = float | Schedule
