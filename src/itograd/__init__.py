@@ -32,6 +32,7 @@ _HOMES = {
     "moments": "itograd.analysis.moments",
     "noise_scale": "itograd.analysis.noise_scale",
     "noise_scale_from_norms": "itograd.analysis.noise_scale",
+    "regime": "itograd.analysis.regime",
     "save": "itograd.simulation.result",
     "scale": "itograd.optimizers.optimizer",
     "scaled_runs": "itograd.analysis.curves",

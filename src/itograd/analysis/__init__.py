@@ -7,6 +7,7 @@ from itograd.analysis.noise_scale import noise_scale as noise_scale
 from itograd.analysis.noise_scale import noise_scale_from_norms as noise_scale_from_norms
 from itograd.analysis.noise_shape import noise_skewness as noise_skewness
 from itograd.analysis.noise_shape import reshuffling_share as reshuffling_share
+from itograd.analysis.regime import regime as regime
 from itograd.analysis.rmsprop_transfer import rmsprop_transfer as rmsprop_transfer
 from itograd.analysis.transfer import transfer_expectation as transfer_expectation
 from itograd.analysis.transfer import transfer_on_grid as transfer_on_grid
