@@ -114,6 +114,7 @@ def check(recipe: Recipe, progress: bool | None = None) -> Check:
         tolerance=run.tolerance,
         confidence=run.confidence,
         order=run.order,
+        warm_start=recipe.warm_start or None,
         observables=run.observables,
         dtype=run.dtype,
         progress=progress,

@@ -9,7 +9,6 @@ from __future__ import annotations
 import difflib
 import importlib
 import importlib.resources
-import math
 import os
 import sys
 import tomllib
@@ -341,11 +340,7 @@ def _steps(run: RunSection, time_per_step: float) -> int:
 
 
 def _warm_start(optimizer: Optimizer, steps: int, given: int | None) -> int:
-    """The steps that the rule makes itself before its SDE starts: those given, else what an adaptive method needs.
-
-    That is 10 steps, or as many as the bias correction 1 − b₁^k of a first moment takes to reach .99, but at most a
-    tenth of the run; none where the SDE starts at time 0.
-    """
+    """The steps that the rule makes itself before its SDE starts: those given, else `Optimizer.equation_start`."""
     from itograd.optimizers.adaptive import AdaptiveMethod
 
     if not isinstance(optimizer, AdaptiveMethod):
@@ -359,11 +354,7 @@ def _warm_start(optimizer: Optimizer, steps: int, given: int | None) -> int:
         if given >= steps:
             raise RecipeError(f"run.warm_start must be less than the {steps} steps of the run: got {given}")
         return given
-    if optimizer.v0 > 0 and not optimizer.corrects_first:
-        return 0
-    b1 = next(iter(optimizer.decay_rates.values())) if optimizer.corrects_first else 0.0
-    corrected = math.ceil(math.log(0.01) / math.log(b1)) if b1 > 0 else 0
-    return max(1, min(max(10, corrected), steps // 10))
+    return optimizer.equation_start(steps).get("warm_start", 0)
 
 
 def _training(section: TrainingSection, optimizer: Optimizer, batch_size: int, steps: int, table: dict[str, Any]):

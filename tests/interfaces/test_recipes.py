@@ -291,11 +291,12 @@ def test_a_mistake_gets_one_line_that_names_the_field(load, mistake):
 @pytest.mark.parametrize(
     ("optimizer", "steps", "expected"),
     [
-        ('name = "adam"', 1000, 44),  # .9^44 = .0097
-        ('name = "adam"\nb1 = 0.5', 1000, 10),
+        ('name = "adam"\nb2 = 0.99', 1000, 44),  # .9^44 = .0097
+        ('name = "adam"', 2000, 100),  # .1/(1 − .999)
+        ('name = "adam"\nb1 = 0.5', 2000, 100),
         ('name = "adam"\nb1 = 0.999', 1000, 100),
         ('name = "adam"', 5, 1),
-        ('name = "adam"\nv0 = 1.0', 1000, 44),
+        ('name = "adam"\nv0 = 1.0', 2000, 100),
         ('name = "adam"\nv0 = 1.0\ncorrect_first = false', 1000, 0),
         ('name = "rmsprop"', 1000, 10),
         ('name = "rmsprop"\nv0 = 1.0', 1000, 0),

@@ -48,7 +48,7 @@ from itograd.analysis.assumption import FAILS, HOLDS, OPEN, Assumption
 from itograd.analysis.noise_scale import MIN_REPLICATES, require_point
 from itograd.analysis.noise_shape import Measured
 from itograd.optimizers.adamw import AdamW
-from itograd.optimizers.adaptive import AdaptiveMethod, scaled_beta
+from itograd.optimizers.adaptive import AdaptiveMethod
 from itograd.optimizers.momentum import BETA_RULES
 from itograd.optimizers.optimizer import Optimizer
 from itograd.problems.problem import Problem
@@ -203,7 +203,7 @@ class Regime:
         """(q, a) after the scaling less those before."""
         require_number("batch_factor", batch_factor, minimum=0, exclusive=True)
         before = self.optimizer.decay_rates
-        after = {name: scaled_beta(name, b, batch_factor, betas) for name, b in before.items()}
+        after = {name: DecayRate(betas).moved(name, b, batch_factor) for name, b in before.items()}
         (q, a), (its_q, its_a) = _biases(self.optimizer, after), _biases(self.optimizer, before)
         return q - its_q, a - its_a
 

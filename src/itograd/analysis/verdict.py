@@ -85,6 +85,7 @@ def verdict(
     tolerance: float = 0.05,
     confidence: float = 0.95,
     order: int = 1,
+    warm_start: int | None = None,
     dtype: str = "float32",
     progress: bool | None = None,
 ) -> Verdict:
@@ -97,6 +98,7 @@ def verdict(
         tolerance: the largest weak error accepted, as a share of the observable's scale.
         confidence: of the simultaneous bands.
         order: the weak order of the modified equation.
+        warm_start: the steps after which the SDE of an adaptive method starts; by default its `equation_start`.
 
     Raises ValueError where the optimiser has no modified equation or an argument does not fit, before anything is run.
 
@@ -108,7 +110,8 @@ def verdict(
     require_count("steps", steps)
     require_number("tolerance", tolerance, minimum=0, maximum=1, exclusive=True)
     require_number("confidence", confidence, minimum=0, maximum=1, exclusive=True)
-    equation = modified_equation(optimizer, problem, order, **optimizer.equation_start(steps))
+    begin = optimizer.equation_start(steps) if warm_start is None else {"warm_start": warm_start}
+    equation = modified_equation(optimizer, problem, order, **begin)
     options: dict = {"x0": x0, "paths": paths, "observables": observables, "dtype": dtype, "progress": progress}
     runs = simulate(optimizer, problem, steps=steps, save_every=save_every, seed=seed, **options)
     times = runs.time.values[runs.time.values >= equation.start_time * (1 - 1e-9)]
