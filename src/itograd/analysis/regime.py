@@ -49,7 +49,6 @@ from itograd.analysis.noise_scale import MIN_REPLICATES, require_point
 from itograd.analysis.noise_shape import Measured
 from itograd.optimizers.adamw import AdamW
 from itograd.optimizers.adaptive import AdaptiveMethod
-from itograd.optimizers.momentum import BETA_RULES
 from itograd.optimizers.optimizer import Optimizer
 from itograd.problems.problem import Problem
 from itograd.problems.sampling import covariance_factor
@@ -230,7 +229,7 @@ class Regime:
         It fails where a row of `assumptions` does, and with betas="linear" where κ(1−b) reaches 1.
         """
         require_number("batch_factor", batch_factor, minimum=0, exclusive=True)
-        require_choice("betas", betas, BETA_RULES)
+        require_choice("betas", betas, BETA_FORMS)
         try:
             rows = self.assumptions(batch_factor, betas)
         except ValueError as illegal:  # the linear form does not exist
