@@ -19,9 +19,11 @@ import numpy as np
 from itograd import __version__
 from itograd.analysis.assumption import Assumption
 from itograd.analysis.bands import band, observable_scale
+from itograd.analysis.curves import Curve, CurveTest, scaled_runs, svag_test
 from itograd.analysis.equilibrium import BatchFactorBounds, Equilibrium, equilibrium
 from itograd.analysis.noise_scale import NoiseScale, noise_scale
 from itograd.analysis.verdict import Verdict, verdict
+from itograd.optimizers.optimizer import scale
 from itograd.optimizers.sgd import SGD
 from itograd.recipes import Recipe
 from itograd.scaling import ScaledRecipe, bound_sentence, clock_formula, describe, scaled_recipe
@@ -57,6 +59,9 @@ class Check:
     noise_scales: dict[str, NoiseScale | str]  # "start", "end"; a string says why it is not defined
     room: Room
     scaled: tuple[ScaledRecipe | str, ...]  # by scale.batch_sizes; a string says why there is none
+    curves: dict[
+        str, CurveTest | str
+    ]  # "svag_test", "scaled_runs", where the recipe asks for them; a string says why not
     seconds: float
 
     def to_dict(self) -> dict[str, Any]:
@@ -78,6 +83,7 @@ class Check:
                 },
                 "batch_size_room": _room(self.room),
                 "scaled_recipes": [_scaled(found, self.room) for found in self.scaled],
+                "curves": {name: _curve_test(found) for name, found in self.curves.items()},
                 "run": _run(self),
                 "recipe": {"name": self.recipe.name, **self.recipe.document},
             }
@@ -119,11 +125,43 @@ def check(recipe: Recipe, progress: bool | None = None) -> Check:
         dtype=run.dtype,
         progress=progress,
     )
+    curves = _curves(recipe, progress, say)
     say("[2/3] gradient noise scale at the start and at the end")
     scales = _noise_scales(recipe)
     say("[3/3] equilibrium and the room for other batch sizes")
     room = batch_size_room(recipe, progress)
-    return Check(recipe, found, scales, room, _scaled_recipes(recipe), time.monotonic() - begin)
+    return Check(recipe, found, scales, room, _scaled_recipes(recipe), curves, time.monotonic() - begin)
+
+
+def _curves(recipe: Recipe, progress: bool | None, say: Report) -> dict[str, CurveTest | str]:
+    """The runs beside the recipe's own: at the amplifications of [run] and the batch sizes of [scale], if they run."""
+    run, scaling = recipe.run, recipe.scale
+    options: dict[str, Any] = {
+        **{name: getattr(run, name) for name in ("paths", "tolerance", "confidence", "observables", "dtype")},
+        **{"steps": recipe.steps, "x0": recipe.x0, "progress": progress},
+    }
+
+    def rule(optimizer, batch_factor):
+        return scale(optimizer, batch_factor, scaling.rule, betas=scaling.betas)
+
+    wanted: dict[str, Callable[[], CurveTest]] = {}
+    if run.amplifications:
+        wanted["svag_test"] = lambda: svag_test(
+            recipe.optimizer, recipe.problem, amplifications=run.amplifications, seed=run.seed + 3, **options
+        )
+    if scaling.run and scaling.batch_sizes:
+        seed = run.seed + 4 + len(run.amplifications)  # after those of the verdict and of the SVAG test
+        wanted["scaled_runs"] = lambda: scaled_runs(
+            recipe.optimizer, recipe.problem, batch_sizes=scaling.batch_sizes, rule=rule, seed=seed, **options
+        )
+    found: dict[str, CurveTest | str] = {}
+    for name, made in wanted.items():
+        say(f"[1/3] {name.replace('_', ' ')}: {run.paths} paths a curve")
+        try:
+            found[name] = made()
+        except ValueError as error:  # no rule for a batch size, or for the optimiser
+            found[name] = str(error)
+    return found
 
 
 def batch_size_room(recipe: Recipe, progress: bool | None = None) -> Room:
@@ -236,6 +274,24 @@ def _speaker(progress: bool | None) -> Report:
 
 
 # ------------------------------------------------------------------------------------------------- plain numbers
+
+
+def _curve_test(found: CurveTest | str) -> dict[str, Any]:
+    if isinstance(found, str):
+        return {"reason": found}
+    return {
+        "decision": found.decision,
+        "reasons": list(found.reasons),
+        "remarks": list(found.remarks),
+        "curves": [_curve(curve) for curve in found.curves],
+    }
+
+
+def _curve(curve: Curve) -> dict[str, Any]:
+    return {
+        **{name: getattr(curve, name) for name in ("label", "steps", "decision", "parting", "paths_needed")},
+        "assumptions": [_assumption(row) for row in curve.rows],
+    }
 
 
 def room_to_dict(room: Room) -> dict[str, Any]:

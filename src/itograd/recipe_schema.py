@@ -166,6 +166,7 @@ class RunSection(Section):
     warm_start: Annotated[int, Field(ge=0)] | None = None
     x0: Numbers | None = None
     observables: Annotated[list[str], Field(min_length=1)] | None = None
+    amplifications: list[Annotated[float, Field(gt=1)]] = Field(default_factory=list)
 
 
 class ScaleSection(Section):
@@ -176,6 +177,7 @@ class ScaleSection(Section):
     betas: Literal["linear", "memory"] | None = None
     closeness: Annotated[float, Field(gt=1)] = math.sqrt(2)
     equilibrium_steps: Annotated[int, Field(ge=64)] | None = None
+    run: bool = False
 
 
 ProblemTable: Any = union(PROBLEMS, _problem_kind)

@@ -11,7 +11,16 @@ from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup, escape
 
 from itograd.report.numerals import interval, number, of_unit, percent, with_error
-from itograd.report.words import NECESSARY, conclusion, problem_name, reasons, setting, simple_scale_sentence
+from itograd.report.words import (
+    CURVES,
+    NECESSARY,
+    conclusion,
+    curve_notes,
+    problem_name,
+    reasons,
+    setting,
+    simple_scale_sentence,
+)
 
 
 def page(
@@ -49,6 +58,8 @@ def page(
         setting=setting(found),
         problem=problem_name(found),
         necessary=NECESSARY,
+        curve_titles=CURVES,
+        curve_notes=curve_notes,
         scale_sentence=simple_scale_sentence(found),
     )
 

@@ -11,7 +11,16 @@ from rich.table import Table
 from rich.text import Text
 
 from itograd.report.numerals import decay_rate, interval, number, of_unit, percent, with_error
-from itograd.report.words import NECESSARY, conclusion, reasons, scaled_notes, setting, simple_scale_sentence
+from itograd.report.words import (
+    CURVES,
+    NECESSARY,
+    conclusion,
+    curve_notes,
+    reasons,
+    scaled_notes,
+    setting,
+    simple_scale_sentence,
+)
 
 COLOURS = {"trust": "bold green", "do not trust": "bold red", "cannot tell": "bold yellow"}
 DECAY_RATES = ("momentum", "b1", "b2", "beta", "ema")
@@ -30,6 +39,7 @@ def print_check(found: dict[str, Any], console: Console) -> None:
     _final_errors(found, console)
     _noise(found, console)
     _room(found, console)
+    _curves(found, console)
     _verdict(found, console)
 
 
@@ -159,6 +169,18 @@ def _room(found: dict[str, Any], console: Console) -> None:
     for row in found["scaled_recipes"]:
         if "reason" in row:
             _line(console, row["reason"], bullet=True)
+
+
+def _curves(found: dict[str, Any], console: Console) -> None:
+    for name, test in found["curves"].items():
+        if "reason" in test:
+            _heading(console, CURVES[name])
+            _line(console, f"not run: {test['reason']}")
+            continue
+        rows = [row for curve in test["curves"] for row in curve["assumptions"]]
+        _assumptions(f"{CURVES[name]}: {test['decision']}", rows, console)
+        for line in curve_notes(test):
+            _line(console, line, bullet=True)
 
 
 def _side_by_side(rows: list[dict[str, Any]], rules: bool = False) -> Table:

@@ -7,6 +7,7 @@ from typing import Any
 from itograd.report.numerals import number, percent
 
 MAX_REASONS = 6
+CURVES = {"svag_test": "SVAG beside the optimiser", "scaled_runs": "The recipe beside its scaled recipes, run"}
 NECESSARY = "The bound is necessary: passing it proves nothing."
 
 
@@ -27,6 +28,15 @@ def reasons(found: dict[str, Any]) -> list[str]:
         left_out = len(given) - MAX_REASONS + 1
         given = [*given[: MAX_REASONS - 1], f"and {left_out} more of the kind, in the table of assumptions"]
     return [*given, *remarks]
+
+
+def curve_notes(test: dict[str, Any]) -> list[str]:
+    """Where curves part, what was rounded, and how many paths would decide what is open."""
+    needed = [curve for curve in test["curves"] if curve["paths_needed"]]
+    return [
+        *test["remarks"],
+        *(f"{curve['label']}: about {curve['paths_needed']} paths would tell" for curve in needed),
+    ]
 
 
 def setting(found: dict[str, Any]) -> list[str]:
