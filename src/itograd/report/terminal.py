@@ -11,7 +11,15 @@ from rich.table import Table
 from rich.text import Text
 
 from itograd.report.numerals import decay_rate, interval, number, of_unit, percent, with_error
-from itograd.report.words import NECESSARY, conclusion, reasons, scaled_notes, setting, simple_scale_sentence
+from itograd.report.words import (
+    NECESSARY,
+    conclusion,
+    reasons,
+    rule_notes,
+    scaled_notes,
+    setting,
+    simple_scale_sentence,
+)
 
 COLOURS = {"trust": "bold green", "do not trust": "bold red", "cannot tell": "bold yellow"}
 DECAY_RATES = ("momentum", "b1", "b2", "beta", "ema")
@@ -154,6 +162,8 @@ def _room(found: dict[str, Any], console: Console) -> None:
     if scaled:
         _heading(console, "The recipe at other batch sizes")
         console.print(_side_by_side(scaled))
+        for note in rule_notes(scaled[0]):
+            _line(console, note)
         for row in scaled:
             _line(console, f"B = {row['new']['batch_size']}: {row['rounding']}; {row['bound']}", bullet=True)
     for row in found["scaled_recipes"]:
