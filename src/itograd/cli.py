@@ -179,20 +179,26 @@ def scale(
         if to is not None and batch_size is not None and to != batch_size:
             raise Failure("--batch-size: with a recipe it is the new batch size, as --to is: give one of the two")
         training, new = recipe.training, to if to is not None else batch_size
-        rule, betas = rule or recipe.scale.rule, betas or recipe.scale.betas
+        rule = rule or recipe.scale.rule
     else:
         if measure:
             raise Failure("--measure needs a RECIPE: a bound is measured on a run, and one line has no problem to run")
         if batch_size is None:
             raise Failure("--batch-size is missing: the batch size now")
-        training, new = _one_line(chosen, batch_size, betas, options), to
+        training, new = _one_line(chosen, batch_size, options), to
     if new is None:
         raise Failure("--to is missing: the new batch size")
     if recipe and recipe.problem.dataset_size is not None and new > recipe.problem.dataset_size:
         raise Failure(f"--to must be at most the {recipe.problem.dataset_size} examples of the data: got {new}")
 
+    from itograd.optimizers.scaling_rules import DecayRate, moves_of
     from itograd.scaling import bound_sentence, scaled_recipe
 
+    moves = moves_of(training.optimizer, rule).values()
+    if betas is not None and not any(isinstance(move, DecayRate) for move in moves):
+        raise Failure(f"--betas is given, and the rule moves no decay rate of {type(training.optimizer).__name__}")
+    if recipe:
+        betas = betas or recipe.scale.betas
     scaled = scaled_recipe(training, new, rule=rule, betas=betas)
     room = _measured_room(recipe) if recipe and measure else None
     if room is None:
@@ -242,7 +248,7 @@ def _scale_recipe(path: str, options: Mapping[str, Any]) -> Recipe:
     return _load(path)
 
 
-def _one_line(method: str, batch_size: int, betas: str | None, options: Mapping[str, Any]) -> TrainingRecipe:
+def _one_line(method: str, batch_size: int, options: Mapping[str, Any]) -> TrainingRecipe:
     """The training recipe of a one-line recipe; its optimiser is checked as the [optimizer] section of a file is."""
     from itograd.recipes import RecipeError, optimizer_from_table
 
@@ -258,11 +264,8 @@ def _one_line(method: str, batch_size: int, betas: str | None, options: Mapping[
     except RecipeError as error:  # the key is the option
         lines = (line.partition(" ") for line in str(error).splitlines())
         raise Failure("\n".join(f"--{key.replace('_', '-')} {_of_options(rest)}" for key, _, rest in lines)) from error
-    from itograd.optimizers.scaling_rules import DecayRate
     from itograd.scaling import TrainingRecipe
 
-    if betas is not None and not any(isinstance(move, DecayRate) for move in optimizer.scaling.values()):
-        raise Failure(f"--betas is no option of this {method}: its rule moves no decay rate")
     try:
         return TrainingRecipe(optimizer, batch_size, **beside)
     except (ValueError, TypeError) as error:  # the field is the option

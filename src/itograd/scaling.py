@@ -228,6 +228,8 @@ class ScaledRecipe:
         }
         old, new = (_columns(recipe, self.old.beside) for recipe in (self.old, self.new))
         return {
+            "method": type(self.old.optimizer).__name__,
+            "options": _options(self.old.optimizer),
             "batch_factor": self.batch_factor,
             "old": old,
             "new": new,
@@ -309,6 +311,12 @@ def _columns(recipe: TrainingRecipe, beside: Iterable[str]) -> dict[str, Any]:
         "time": times(recipe),
         **{name: list(value) if isinstance(value, tuple) else value for name, value in shown.items()},
     }
+
+
+def _options(optimizer: Optimizer) -> dict[str, str | bool]:
+    """The fields that are no numbers, which no rule moves."""
+    values = {f.name: getattr(optimizer, f.name) for f in dataclasses.fields(optimizer)}
+    return {name: value for name, value in values.items() if isinstance(value, str | bool)}
 
 
 def _as_tuple(value: Any) -> tuple:

@@ -302,6 +302,7 @@ def test_scale_of_an_adaptive_method_with_all_that_stands_beside_it(call):
     old, new = found["old"], found["new"]
     assert (old["b2"], old["accumulation"], old["time"]) == pytest.approx((0.999, 4, 0.1))
     assert list(old) == list(new)
+    assert (found["method"], found["options"]["decay_times_rate"]) == ("AdamW", True)
     expected = {
         "batch_size": 4096,
         "steps": 6250,
@@ -461,8 +462,15 @@ EXAMPLE = ROOT / "examples" / "digits_16.toml"
         ("adam --learning-rate 1 --batch-size 8 --to 16 --decay-alone", "--decay-times-rate is no option of adam"),
         ("rmsprop --learning-rate 1 --batch-size 8 --to 16 --b1 0.9", "--b1 is no option of rmsprop"),
         ("sgd --learning-rate 1 --batch-size 8 --to 16 --eps 1e-8", "--eps is no option of sgd"),
-        ("sgd --learning-rate 1 --batch-size 8 --to 16 --betas linear", "--betas is no option of this sgd"),
-        ("momentum --learning-rate 1 --batch-size 8 --to 16 --betas memory", "--betas is no option of this momentum"),
+        (
+            "sgd --learning-rate 1 --batch-size 8 --to 16 --betas linear",
+            "--betas is given, and the rule moves no decay rate of SGD",
+        ),
+        (f"{EXAMPLE} --to 8 --betas linear", "--betas is given, and the rule moves no decay rate of SGD"),
+        (
+            "momentum --learning-rate 1 --batch-size 8 --to 16 --betas memory",
+            "the rule moves no decay rate of Momentum",
+        ),
         ("adam --learning-rate 1 --b2 1 --batch-size 8 --to 16", "--b2 must be less than 1: got 1"),
         ("adam --learning-rate 1 --b1 -0.1 --batch-size 8 --to 16", "--b1 must be at least 0: got -0.1"),
         (

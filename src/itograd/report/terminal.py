@@ -17,6 +17,7 @@ from itograd.report.words import (
     conclusion,
     curve_notes,
     reasons,
+    rule_notes,
     scaled_notes,
     setting,
     simple_scale_sentence,
@@ -164,6 +165,8 @@ def _room(found: dict[str, Any], console: Console) -> None:
     if scaled:
         _heading(console, "The recipe at other batch sizes")
         console.print(_side_by_side(scaled))
+        for note in rule_notes(scaled[0]):
+            _line(console, note)
         for row in scaled:
             _line(console, f"B = {row['new']['batch_size']}: {row['rounding']}; {row['bound']}", bullet=True)
     for row in found["scaled_recipes"]:

@@ -76,4 +76,14 @@ def simple_scale_sentence(found: dict[str, Any]) -> str:
 
 def scaled_notes(scaled: dict[str, Any]) -> list[str]:
     """The rule of a scaled recipe, how its steps were rounded, and what the rule assumes."""
-    return [f"{note[:1].upper()}{note[1:]}." for note in (scaled["rule"], scaled["rounding"], *scaled["assumptions"])]
+    rule, *assumptions = rule_notes(scaled)
+    return [rule, _sentence(scaled["rounding"]), *assumptions]
+
+
+def rule_notes(scaled: dict[str, Any]) -> list[str]:
+    """The rule of a scaled recipe, and what it assumes."""
+    return [_sentence(note) for note in (scaled["rule"], *scaled["assumptions"])]
+
+
+def _sentence(note: str) -> str:
+    return f"{note[:1].upper()}{note[1:]}."
