@@ -14,11 +14,16 @@ END = "<!-- end of figures -->"
 
 def write(page: Path, results: dict) -> None:
     """Replace what stands between the markers of a page."""
+    write_between(page, BEGIN, END, as_markdown(results))
+
+
+def write_between(page: Path, begin: str, end: str, content: str) -> None:
+    """Replace what stands between two markers of a page."""
     text = page.read_text()
-    if text.count(BEGIN) != 1 or text.count(END) != 1 or text.index(BEGIN) > text.index(END):
-        raise ValueError(f"{page} must hold the lines {BEGIN!r} and {END!r} once each, in this order")
-    before, rest = text.split(BEGIN)
-    page.write_text(f"{before}{BEGIN}\n\n{as_markdown(results)}\n{END}{rest.split(END)[1]}")
+    if text.count(begin) != 1 or text.count(end) != 1 or text.index(begin) > text.index(end):
+        raise ValueError(f"{page} must hold the lines {begin!r} and {end!r} once each, in this order")
+    before, rest = text.split(begin)
+    page.write_text(f"{before}{begin}\n\n{content}\n{end}{rest.split(end)[1]}")
 
 
 def as_markdown(results: dict) -> str:
@@ -94,7 +99,7 @@ def _shares(results, cores) -> str:
             rates = [row["path_steps_per_second"] for row in both if row]
             line.append(f"{_short(rates[0] / rates[1])}×" if len(rates) == 2 else "")
         table.append(line)
-    return _table(table)
+    return as_table(table)
 
 
 def _scaling(results) -> str:
@@ -111,7 +116,7 @@ def _scaling(results) -> str:
             rates = [row["path_steps_per_second"] for row in pair if row]
             line.append(f"{rates[1] / rates[0]:.2f}" if len(rates) == 2 else "")
         table.append(line)
-    return _table(table)
+    return as_table(table)
 
 
 def _double(results) -> str:
@@ -122,7 +127,7 @@ def _double(results) -> str:
         if name.endswith("-float64") and single:
             ratio = single["path_steps_per_second"] / row["path_steps_per_second"]
             table.append([WORKLOADS[workload].title, RUNNERS[name].title, f"{ratio:.2f}"])
-    return _table(table) if len(table) > 1 else ""
+    return as_table(table) if len(table) > 1 else ""
 
 
 def _first_calls(results) -> str:
@@ -150,7 +155,7 @@ def _plain(results, of_row, without=()) -> str:
     for workload in workloads:
         rows = [cells.get((workload, name)) for name in runners]
         table.append([WORKLOADS[workload].title, *(of_row(row) if row else "" for row in rows)])
-    return _table(table)
+    return as_table(table)
 
 
 def _least_cores(results) -> int:
@@ -169,6 +174,7 @@ def _short(value: float) -> str:
     return f"{value:.0f}" if value >= 10 else f"{value:.1f}" if value >= 1 else f"{value:.2g}"
 
 
-def _table(lines: list[list[str]]) -> str:
+def as_table(lines: list[list[str]]) -> str:
+    """Lines of cells, the head first, as a table of Markdown."""
     rule = ["---", *["---:"] * (len(lines[0]) - 1)]
     return "\n".join("| " + " | ".join(line) + " |" for line in [lines[0], rule, *lines[1:]])

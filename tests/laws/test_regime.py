@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import itograd as ig
-from itograd.analysis.regime import averaging_bias, convexity_bias, largest_batch_factor, speed_ratio
+from itograd.analysis.speed_ratio import averaging_bias, convexity_bias, largest_batch_factor, speed_ratio
 from itograd.problems.explicit_noise import ExplicitNoise
 
 MAX_Z = 4.5
@@ -72,7 +72,6 @@ RULES = {
     "RMSprop": ig.RMSprop(0.01, 0.999, eps=0.0, v0=1.0, denominator="old"),
     "RMSprop, corrected": ig.RMSprop(0.01, 0.999, eps=0.0, correct_second=True),
     "Adam": ig.Adam(0.01, 0.9, 0.999, eps=0.0),
-    "AdamW": ig.AdamW(0.01, 0.9, 0.999, eps=0.0, weight_decay=0.0),
 }
 
 
@@ -247,6 +246,10 @@ def test_coordinates_without_noise_and_without_anything_are_counted_apart():
     assert found.squared_signal[0].value == pytest.approx(0.01)
     assert found.squared_signal[1].value == np.inf
     assert found.noise_to_signal[1] == 0
+    signal, bound = found.by_coordinate()
+    np.testing.assert_allclose(signal, [0.01, np.inf, np.nan], rtol=1e-6)
+    assert bound[1] == pytest.approx(((0.3 / 0.95 - 0.2) / 0.1) ** 2)
+    assert np.isnan(bound[2])
     with pytest.raises(ValueError, match="neither a gradient nor noise"):
         ig.regime(ADAM, ig.problems.Quadratic(1.0, 0.0), [0.0])
 

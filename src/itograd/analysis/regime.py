@@ -1,35 +1,14 @@
 """The regime of an adaptive rule: what its second moment sees, and how far its batch may grow on that account.
 
-Per coordinate, with ∇F the gradient with its coupled decay and Σ the covariance of the batch gradient (theory 2.7,
-amendment 7; what concerns ε, D and the averaging: derived),
+    r_i² = (∂_iF)²/Σ_ii
 
-    r² = (∂F)²/Σ_ii,      v settles at Σ_ii + (∂F)²
-
-The SDE leaves the signal out of v. For a batch κ times larger, scaled by the square-root rule, r² becomes κ r²; with
-the rates and ε of the base rule (ε_r inside the root, ε outside) a coordinate moves per SDE time by −∂F/P(κ),
-
-    P(κ) = √(Σ_ii + κ (∂F)² + ε_r) + ε,      κ = 0: the SDE,      κ = 1: the base rule
-
-    s(κ) = P(1)/P(κ),                                        √((1+r²)/(1+κr²)) for ε = ε_r = 0
-    κ_max = ([P(1)/(1−δ) − ε]² − Σ_ii − ε_r)/(∂F)²,          ((1+r²)/(1−δ)² − 1)/r²; there s = 1 − δ
-
-All coordinates together: the drift lowers F at the rate D, so a coordinate has the weight of its share of D(1), and
+The speed s_i(κ) of a coordinate, its largest batch factor and the averaging (q, a) are those of `speed_ratio.py`. All
+coordinates together: the drift −∇F/P lowers F at the rate D, so a coordinate has the weight of its share of D(1), and
 
     D(κ) = Σ_i (∂_iF)²/P_i(κ),      s(κ) = D(κ)/D(1),      D(1)/D(0): the base rule against its SDE
 
-The rate that keeps the speed is η √κ √((1+κr²)/(1+r²)), of local exponent ½ + ½ κr²/(1+κr²) in κ: ½ where noise
-dominates, ¾ at κ = 1/r², and from there on it is the linear rule's 1.
-
-v averages 1/(1−b₂) steps only. To first order in 1−b₂, for Gaussian noise and little signal, the mean step of m/√v
-(b₁ = 0 for RMSprop) is that of the settled v times 1 + a,
-
-    a = q − (1−b₁)(1−b₂)/(1−b₁b₂),      q = (3/4) (1−b₂)/(1+b₂)
-
-(the second term of a times b₁ for the old denominator), with q from the convexity of 1/√v and the rest from the
-gradients that m and v share. The two may cancel in the mean: q has to be small by itself. An excess kurtosis k/B of the
-batch noise adds (3/8)(k/B)(1−b₂)/(1+b₂) to q, which the scaling keeps: what changes with κ is as for Gaussian noise.
-
-These are necessary conditions. Whether the larger steps still follow the curvature is not seen here: `verdict` runs it.
+(derived). These are necessary conditions. Whether the larger steps still follow the curvature is not seen here:
+`verdict` runs it.
 """
 
 from __future__ import annotations
@@ -47,6 +26,7 @@ from scipy import optimize
 from itograd.analysis.assumption import FAILS, HOLDS, OPEN, Assumption
 from itograd.analysis.noise_scale import MIN_REPLICATES, require_point
 from itograd.analysis.noise_shape import Measured
+from itograd.analysis.speed_ratio import averaging_bias, convexity_bias, denominator
 from itograd.optimizers.adamw import AdamW
 from itograd.optimizers.adaptive import AdaptiveMethod
 from itograd.optimizers.optimizer import Optimizer
@@ -57,71 +37,6 @@ from itograd.validation import require, require_choice, require_number
 
 QUANTILES = (0.1, 0.5, 0.9, 0.99)
 _MAX_GROUPS = 32  # of points, for the jackknife
-
-
-def denominator(squared_gradient, noise_variance, batch_factor, eps=0.0):
-    """P(κ) = √(Σ_ii + κ (∂F)²) + ε, in the units of the base rule; ε_r belongs to `noise_variance`."""
-    return np.sqrt(noise_variance + batch_factor * squared_gradient) + eps
-
-
-def speed_ratio(squared_signal: ArrayLike, batch_factor: float, eps: ArrayLike = 0.0):
-    """The speed, in SDE time, of a coordinate after scaling by the square-root rule, over that before.
-
-        s(κ) = (√(1+r²) + e)/(√(1+κr²) + e),      e = ε/√Σ_ii
-
-    `squared_signal` is r² (infinity: no noise), `eps` is e. The limits are 1 for r → 0 and 1/√κ for r → ∞.
-
-    >>> float(speed_ratio(1.0, batch_factor=7))
-    0.5
-
-    Source: theory, amendment 7; ε: derived.
-    """
-    r2, e = np.broadcast_arrays(np.asarray(squared_signal, float), eps)
-    finite = np.isfinite(r2)
-    bounded = np.where(finite, r2, 1.0)
-    ratio = denominator(bounded, 1.0, 1.0, e) / denominator(bounded, 1.0, batch_factor, e)
-    return np.where(finite, ratio, batch_factor**-0.5)
-
-
-def largest_batch_factor(squared_signal: ArrayLike, tolerance: float, eps: ArrayLike = 0.0):
-    """κ_max: the batch factor at which the speed of a coordinate has fallen to 1 − δ; infinite for r = 0.
-
-        κ_max = ([(√(1+r²) + e)/(1−δ) − e]² − 1)/r²,      e = ε/√Σ_ii
-
-    >>> round(float(largest_batch_factor(0.01, tolerance=0.05)), 2)
-    11.91
-
-    Source: theory, amendment 7; ε: derived.
-    """
-    r2, e = np.broadcast_arrays(np.asarray(squared_signal, float), eps)
-    inner = np.where((r2 > 0) & np.isfinite(r2), r2, 1.0)
-    found = ((denominator(inner, 1.0, 1.0, e) / (1 - tolerance) - e) ** 2 - 1) / inner
-    return np.where(r2 == 0, np.inf, np.where(np.isinf(r2), (1 - tolerance) ** -2, found))
-
-
-def averaging_bias(b1: float, b2: float, denominator: str = "new") -> float:
-    """a: the relative change of the mean step because v averages few steps; see the head of this file.
-
-    First order in 1 − b₂, Gaussian noise, little signal. b₁ = 0 is RMSprop.
-
-    >>> round(averaging_bias(0.0, 0.99), 5)
-    -0.00623
-
-    Source: derived.
-    """
-    shared = (1 - b1) * (1 - b2) / (1 - b1 * b2)
-    return convexity_bias(b2) - (b1 * shared if denominator == "old" else shared)
-
-
-def convexity_bias(b2: float) -> float:
-    """q: the relative excess of the mean of 1/√v, v averaging the squares of Gaussian noise; first order in 1 − b₂.
-
-    >>> round(convexity_bias(0.99), 5)
-    0.00377
-
-    Source: derived.
-    """
-    return 0.75 * (1 - b2) / (1 + b2)
 
 
 @dataclass(frozen=True)
@@ -145,17 +60,19 @@ class _Moments:
     noise_variance: Float[np.ndarray, " d"]
     without: tuple[Float[np.ndarray, "groups d"], Float[np.ndarray, "groups d"]] | None
 
-    def measured(self, function: Callable) -> Measured | tuple[Measured, ...]:
-        """A function of the two vectors with its jackknife standard error; 0 where there is one point only."""
+    def measured(self, function: Callable) -> Measured:
+        """A scalar function of the two vectors with its jackknife standard error; 0 where there is one point only."""
+        return self.measured_each(lambda g, n: [function(g, n)])[0]
+
+    def measured_each(self, function: Callable) -> tuple[Measured, ...]:
+        """The same of a function with several values."""
         value = np.asarray(function(self.squared_gradient, self.noise_variance), float)
         error = np.zeros_like(value)
         if self.without is not None:
             left = np.array([function(g, n) for g, n in zip(*self.without)], float)
             with np.errstate(invalid="ignore"):
                 error = np.sqrt((len(left) - 1) * ((left - left.mean(axis=0)) ** 2).mean(axis=0))
-        if value.ndim:
-            return tuple(Measured(float(v), float(e)) for v, e in zip(value, error))
-        return Measured(float(value), float(error))
+        return tuple(Measured(float(v), float(e)) for v, e in zip(value, error))
 
 
 @dataclass(frozen=True)
@@ -186,7 +103,15 @@ class Regime:
     speeds: tuple[Measured, ...]
     optimizer: AdaptiveMethod = field(repr=False, compare=False)
     problem: Problem = field(repr=False, compare=False)
-    moments: _Moments = field(repr=False, compare=False)
+    moments: _Moments = field(repr=False, compare=False)  # of the coordinates that are not still
+    indices: np.ndarray = field(repr=False, compare=False)  # theirs
+
+    def by_coordinate(self) -> tuple[Float[np.ndarray, " d"], Float[np.ndarray, " d"]]:
+        """r² and κ_max of every coordinate; NaN for the still ones."""
+        g, n = self.moments.squared_gradient, self.moments.noise_variance
+        found = np.full((2, self.dim), np.nan)
+        found[:, self.indices] = _ratio(g, n), _bound(self.optimizer, g, n, self.tolerance)
+        return found[0], found[1]
 
     @property
     def noise_to_signal(self) -> tuple[float, ...]:
@@ -278,7 +203,7 @@ def regime(
 
         r² = (∂F)²/Σ_ii,      s(κ) = √((1+r²)/(1+κr²)),      κ_max = ((1+r²)/(1−δ)² − 1)/r²,      linear from κ = 1/r²
 
-    and their generalisation to ε and to all coordinates at the head of this file.
+    and their generalisation to ε (`speed_ratio.py`) and to all coordinates (the head of this file).
 
     Args:
         x: a point, shape (d,): all numbers are exact there. Or points of n independent paths, shape (n, d), n >= 8:
@@ -317,7 +242,7 @@ def regime(
     moments = _grouped(squared_gradients[:, moves], noise_variances[:, moves])
 
     def weighted(function):
-        return moments.measured(lambda g, n: _quantile(function(g, n), _weights(optimizer, g, n), quantiles))
+        return moments.measured_each(lambda g, n: _quantile(function(g, n), _weights(optimizer, g, n), quantiles))
 
     def bound(g, n):
         return _bound(optimizer, g, n, tolerance)
@@ -330,7 +255,7 @@ def regime(
         still=int((~moves).sum()),
         tolerance=float(tolerance),
         levels=tuple(map(float, quantiles)),
-        squared_signal=moments.measured(lambda g, n: _quantile(_ratio(g, n), np.ones_like(g), quantiles)),
+        squared_signal=moments.measured_each(lambda g, n: _quantile(_ratio(g, n), np.ones_like(g), quantiles)),
         weighted_squared_signal=weighted(_ratio),
         weighted_largest_batch_factor=weighted(bound),
         largest_batch_factor=moments.measured(lambda g, n: _common_bound(optimizer, g, n, tolerance)),
@@ -343,6 +268,7 @@ def regime(
         optimizer=optimizer,
         problem=problem,
         moments=moments,
+        indices=np.flatnonzero(moves),
     )
 
 
@@ -363,9 +289,9 @@ def _second_moments(optimizer, problem, points) -> tuple[np.ndarray, np.ndarray]
     decay = 0.0 if isinstance(optimizer, AdamW) else float(optimizer.weight_decay)
     with double():
         exact, at = as_traced((problem, points), "float64")
-        found = tuple(map(np.asarray, _at_points(exact, decay, at)))
-    require(all(np.isfinite(part).all() for part in found), "the gradient or its noise at x is not finite")
-    return found
+        signal, noise = map(np.asarray, _at_points(exact, decay, at))
+    require(np.isfinite(signal).all() and np.isfinite(noise).all(), "the gradient or its noise at x is not finite")
+    return signal, noise
 
 
 @eqx.filter_jit
@@ -380,12 +306,12 @@ def _grouped(squared_gradients, noise_variances) -> _Moments:
     values = np.stack([squared_gradients, noise_variances])  # (2, n, d)
     n = values.shape[1]
     if n == 1:
-        return _Moments(*values[:, 0], None)
+        return _Moments(values[0, 0], values[1, 0], None)
     groups = min(_MAX_GROUPS, n)
     total = values.sum(axis=1)
     members = [values[:, r::groups] for r in range(groups)]
-    left = [(total - group.sum(axis=1)) / (n - group.shape[1]) for group in members]
-    return _Moments(*(total / n), tuple(np.stack(left, axis=1)))
+    left = np.stack([(total - group.sum(axis=1)) / (n - group.shape[1]) for group in members], axis=1)
+    return _Moments(total[0] / n, total[1] / n, (left[0], left[1]))
 
 
 def _denominator(optimizer, g, n, batch_factor):
@@ -414,7 +340,7 @@ def _speed(optimizer, g, n, batch_factor, reference):
 
 
 def _measured_speed(moments: _Moments, optimizer, batch_factor, reference) -> Measured:
-    return moments.measured(lambda g, n: _speed(optimizer, g, n, batch_factor, reference))  # type: ignore[return-value]
+    return moments.measured(lambda g, n: _speed(optimizer, g, n, batch_factor, reference))
 
 
 def _ratio(g, n):
@@ -477,7 +403,7 @@ def _sampling_rows(problem: Problem, batch_factor: float, limit: float):
     """Without replacement κ Σ(κB) = Σ(B) (N−κB)/(N−B), and not Σ(B)."""
     if problem.dataset_size is None or problem.sampling == "with_replacement":
         return
-    sizes = problem.batch_size, batch_factor * problem.batch_size
+    sizes = problem.batch_size, round(batch_factor * problem.batch_size)
     before, after = (covariance_factor(problem.sampling, problem.dataset_size, size) for size in sizes)
     kept = max(after, 0.0) / before if before > 0 else math.nan
     yield _row("noise of an example, its standard deviation kept", Measured(kept**0.5, 0.0), limit)
