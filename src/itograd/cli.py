@@ -229,7 +229,8 @@ def _no_bound(one_line: bool, optimizer: Any) -> str:
 
 
 def _measured_room(recipe: Recipe) -> dict[str, Any]:
-    from itograd.check import batch_size_room, room_to_dict
+    from itograd.check import batch_size_room
+    from itograd.check_record import room_to_dict
 
     return room_to_dict(batch_size_room(recipe))
 

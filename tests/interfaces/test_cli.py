@@ -14,7 +14,7 @@ import pytest
 from click.testing import CliRunner
 
 import itograd as ig
-from itograd.check import plain_numbers
+from itograd.check_record import plain_numbers
 from itograd.cli import main
 from itograd.report.numerals import with_error
 

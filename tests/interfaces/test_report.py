@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from matplotlib.colors import to_hex
 
-from itograd.check import FORMAT
+from itograd.check_record import FORMAT
 from itograd.report import figures
 from itograd.report.folder import FIGURES, FILES, ResultFolder
 from itograd.report.numerals import interval, number, of_unit, percent, with_error

@@ -18,6 +18,7 @@ from itograd.report.words import (
     curve_notes,
     problem_name,
     reasons,
+    regime_sentence,
     setting,
     simple_scale_sentence,
 )
@@ -60,6 +61,7 @@ def page(
         necessary=NECESSARY,
         curve_titles=CURVES,
         curve_notes=curve_notes,
+        regime_sentence=regime_sentence,
         scale_sentence=simple_scale_sentence(found),
     )
 

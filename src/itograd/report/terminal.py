@@ -17,6 +17,7 @@ from itograd.report.words import (
     conclusion,
     curve_notes,
     reasons,
+    regime_sentence,
     rule_notes,
     scaled_notes,
     setting,
@@ -159,6 +160,8 @@ def _room(found: dict[str, Any], console: Console) -> None:
         _line(console, "There is no bound on the batch factor:")
         for reason in room["reasons"]:
             _line(console, reason, bullet=True)
+    for place, measured in found["regime"].items():
+        _line(console, regime_sentence(place, measured), bullet=True)
     if room["equilibrium"] is not None:
         _assumptions("Guards of the bound", room["equilibrium"]["guards"], console)
     scaled = [row for row in found["scaled_recipes"] if "new" in row]

@@ -74,6 +74,19 @@ def simple_scale_sentence(found: dict[str, Any]) -> str:
     )
 
 
+def regime_sentence(place: str, measured: dict[str, Any]) -> str:
+    """What the second moment of an adaptive method sees at a place, and how far its own rule goes on that account."""
+    if "reason" in measured:
+        return f"{place}: {measured['reason']}"
+    middle = dict(zip(measured["levels"], measured["squared_signal"]))[0.5]
+    return (
+        f"{place}: r² = |∇F|²/Σ is {number(middle)} in the median coordinate, by share of the descent; the square-root "
+        f"rule keeps the speed within {percent(measured['tolerance'])} up to κ = "
+        f"{number(measured['largest_batch_factor'])}; from κ ≈ {number(measured['linear_from'])} on the linear rule is "
+        "the right one"
+    )
+
+
 def scaled_notes(scaled: dict[str, Any]) -> list[str]:
     """The rule of a scaled recipe, how its steps were rounded, and what the rule assumes."""
     rule, *assumptions = rule_notes(scaled)
