@@ -30,6 +30,7 @@ from itograd.analysis.speed_ratio import averaging_bias, convexity_bias, denomin
 from itograd.optimizers.adamw import AdamW
 from itograd.optimizers.adaptive import AdaptiveMethod
 from itograd.optimizers.optimizer import Optimizer
+from itograd.optimizers.scaling_rules import BETA_FORMS, DecayRate
 from itograd.problems.problem import Problem
 from itograd.problems.sampling import covariance_factor
 from itograd.simulation.precision import as_traced, double, plus_times
