@@ -81,7 +81,7 @@ def test_a_degree_of_one_leaves_the_second_order():
     assert np.abs(z_of(one, exact[:, None])).max() < 4.5
 
 
-@pytest.mark.parametrize("sampling", ["with_replacement", "without_replacement"])
+@pytest.mark.parametrize("sampling", ["with_replacement", pytest.param("without_replacement", marks=pytest.mark.slow)])
 def test_batches_of_a_data_set(sampling):
     """Noise that depends on x: the controls' moments close, and the cosine agrees with a larger plain run."""
     rng = np.random.default_rng(0)
@@ -198,6 +198,7 @@ def test_the_gain_is_measured_and_falls_away_from_the_point():
     assert later["variance_ratio"].values[0, 0] > 10 * later["variance_ratio"].values[1, 0]
 
 
+@pytest.mark.slow
 def test_batches_of_a_loss_that_is_not_quadratic():
     rng = np.random.default_rng(2)
     data = {"a": rng.normal(size=(8, 2)), "b": rng.normal(size=8)}

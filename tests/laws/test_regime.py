@@ -125,6 +125,7 @@ def test_the_averaging_bias_is_the_first_order_of_the_mean_step(rule):
     assert abs(bias - expected) < MAX_Z * error / 0.0005 + 3 * 0.05**2
 
 
+@pytest.mark.slow
 def test_the_excess_kurtosis_of_the_noise_does_not_change_what_the_scaling_changes():
     """Examples of ±1: kurtosis 1, not 3, in a batch of one."""
     r, factor = 0.05, 8

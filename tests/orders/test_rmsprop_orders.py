@@ -90,6 +90,7 @@ def test_order_1_for_symmetric_noise_and_a_half_for_skewed(denominator):
     np.testing.assert_allclose(orders(errors("skewed", denominator))[-2:], 0.5, rtol=0, atol=0.05)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("denominator", ["old", "new"])
 @pytest.mark.parametrize("law", LAWS)
 def test_svag_has_nearly_order_2_in_the_noise_scale(law, denominator):

@@ -23,6 +23,7 @@ MOST_SCALARS = 8  # numbers of state on the scalar route
 MOST_TAKEN_APART = 16  # elements of an array on the scalar route
 LARGE_PRODUCT = 1024  # elements of the product of a constant matrix with a matrix of the state
 MOST_WRITTEN_OUT = 4  # numbers of state up to which four steps are written out
+LONGEST_WRITTEN_OUT = 64  # equations of a step that is; longer ones gain little, and take long to compile
 CHUNK = 4
 
 
@@ -59,7 +60,7 @@ def choose_route(step: Program, state: tuple[Variable, ...]) -> Route:
     count = sum(v.size for v in small)
     if 0 < count <= MOST_SCALARS and all(v.shape[1:] in {w.shape for w in small} for v in rings):
         few = count <= MOST_WRITTEN_OUT and all(np.issubdtype(v.dtype, np.floating) for v in small)
-        written_out = CHUNK if few and not rings else 1
+        written_out = CHUNK if few and len(step.equations) <= LONGEST_WRITTEN_OUT and not rings else 1
         return Route("scalars", _SCALARS if not rings else _RINGS, written_out)
     return Route("lanes", _tile(size, _LANES))
 
