@@ -591,9 +591,9 @@ RUN = {
 @pytest.mark.parametrize(
     "transformation",
     [
-        optax.adam(0.1),
-        optax.adamw(optax.cosine_decay_schedule(0.1, 20), weight_decay=0.1),
-        optax.sgd(0.1, momentum=0.9),
+        pytest.param(optax.adam(0.1), marks=pytest.mark.slow),
+        pytest.param(optax.adamw(optax.cosine_decay_schedule(0.1, 20), weight_decay=0.1), marks=pytest.mark.slow),
+        pytest.param(optax.sgd(0.1, momentum=0.9), marks=pytest.mark.slow),
         optax.chain(optax.clip_by_global_norm(0.5), optax.rmsprop(0.01)),
     ],
     ids=["adam", "adamw", "momentum", "chain"],

@@ -5,8 +5,9 @@ import pytest
 import scipy.stats
 
 import itograd as ig
-from itograd.analysis.assumption import FAILS, HOLDS, OPEN
+from itograd.analysis.assumption import FAILS, HOLDS, OPEN, decide
 from itograd.analysis.bands import band, observable_scale
+from itograd.analysis.verdict import _sampling_rows
 
 Q = ig.problems.Quadratic(1.0, 1.0)
 
@@ -168,8 +169,11 @@ def test_rmsprop_is_not_trusted_where_its_second_moment_holds_the_signal():
 
 def test_reshuffling_with_an_adaptive_method_cannot_be_judged():
     features, targets = np.array([[1.0], [2.0], [-1.0]]), np.array([1.0, 1.0, 0.5])
+    plain = ig.problems.LinearRegression(features, targets, batch_size=1)
     shuffled = ig.problems.LinearRegression(features, targets, batch_size=1, sampling="reshuffling")
-    found = ig.verdict(ig.Adam(0.01, eps=0.1), shuffled, x0=[0.5], steps=50, paths=200, progress=False)
-    row = rows(found)["noise that reshuffling suppresses"]
+    (row,) = _sampling_rows(ig.Adam(0.01), shuffled, np.zeros(1), 0)
     assert (row.outcome, row.decisive) == (OPEN, True)
-    assert found.decision != "trust"
+    decision, (reason,) = decide([row], why="")
+    assert decision == "cannot tell"
+    assert "sample with replacement" in reason
+    assert not list(_sampling_rows(ig.Adam(0.01), plain, np.zeros(1), 0))

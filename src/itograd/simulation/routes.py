@@ -60,9 +60,15 @@ def choose_route(step: Program, state: tuple[Variable, ...]) -> Route:
     count = sum(v.size for v in small)
     if 0 < count <= MOST_SCALARS and all(v.shape[1:] in {w.shape for w in small} for v in rings):
         few = count <= MOST_WRITTEN_OUT and all(np.issubdtype(v.dtype, np.floating) for v in small)
-        written_out = CHUNK if few and len(step.equations) <= LONGEST_WRITTEN_OUT and not rings else 1
+        written_out = CHUNK if few and _is_short(step) and not rings else 1
         return Route("scalars", _SCALARS if not rings else _RINGS, written_out)
     return Route("lanes", _tile(size, _LANES))
+
+
+def _is_short(step: Program) -> bool:
+    """Whether steps are worth writing out: few equations, and numbers drawn for several of them that fit the cache."""
+    drawn = sum(e.parameters["count"] for e in step.equations if e.primitive.name == "draw")
+    return len(step.equations) <= LONGEST_WRITTEN_OUT and drawn <= MOST_TAKEN_APART
 
 
 def row_updates(step: Program, state: tuple[Variable, ...]) -> set[Variable]:
