@@ -41,6 +41,7 @@ def union(classes: dict[str, type[Section]], choose: Callable[[Any], str | None]
 
 
 def tag(name: Any) -> str:
+    """The tag of a member of a union, in brackets that an error message can leave out."""
     return f"<{name}>"
 
 

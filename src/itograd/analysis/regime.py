@@ -14,11 +14,9 @@ coordinates together: the drift −∇F/P lowers F at the rate D, so a coordinat
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-import equinox as eqx
-import jax
 import numpy as np
 from jaxtyping import ArrayLike, Float
 from scipy import optimize
@@ -26,18 +24,16 @@ from scipy import optimize
 from itograd.analysis.assumption import FAILS, HOLDS, OPEN, Assumption
 from itograd.analysis.noise_scale import MIN_REPLICATES, require_point
 from itograd.analysis.noise_shape import Measured
+from itograd.analysis.signal_moments import SignalMoments, grouped, signal_and_noise
 from itograd.analysis.speed_ratio import averaging_bias, convexity_bias, denominator
-from itograd.optimizers.adamw import AdamW
 from itograd.optimizers.adaptive import AdaptiveMethod
 from itograd.optimizers.optimizer import Optimizer
 from itograd.optimizers.scaling_rules import BETA_FORMS, DecayRate
 from itograd.problems.problem import Problem
 from itograd.problems.sampling import covariance_factor
-from itograd.simulation.precision import as_traced, double, plus_times
 from itograd.validation import require, require_choice, require_number
 
 QUANTILES = (0.1, 0.5, 0.9, 0.99)
-_MAX_GROUPS = 32  # of points, for the jackknife
 
 
 @dataclass(frozen=True)
@@ -51,29 +47,6 @@ class Trust:
 
     def __str__(self) -> str:
         return f"κ = {self.batch_factor:g}: {self.outcome}; {self.reason}"
-
-
-@dataclass(frozen=True)
-class _Moments:
-    """(∂F)² and Σ_ii: means over the points (d,), and those without each group of points (groups, d)."""
-
-    squared_gradient: Float[np.ndarray, " d"]
-    noise_variance: Float[np.ndarray, " d"]
-    without: tuple[Float[np.ndarray, "groups d"], Float[np.ndarray, "groups d"]] | None
-
-    def measured(self, function: Callable) -> Measured:
-        """A scalar function of the two vectors with its jackknife standard error; 0 where there is one point only."""
-        return self.measured_each(lambda g, n: [function(g, n)])[0]
-
-    def measured_each(self, function: Callable) -> tuple[Measured, ...]:
-        """The same of a function with several values."""
-        value = np.asarray(function(self.squared_gradient, self.noise_variance), float)
-        error = np.zeros_like(value)
-        if self.without is not None:
-            left = np.array([function(g, n) for g, n in zip(*self.without)], float)
-            with np.errstate(invalid="ignore"):
-                error = np.sqrt((len(left) - 1) * ((left - left.mean(axis=0)) ** 2).mean(axis=0))
-        return tuple(Measured(float(v), float(e)) for v, e in zip(value, error))
 
 
 @dataclass(frozen=True)
@@ -104,7 +77,7 @@ class Regime:
     speeds: tuple[Measured, ...]
     optimizer: AdaptiveMethod = field(repr=False, compare=False)
     problem: Problem = field(repr=False, compare=False)
-    moments: _Moments = field(repr=False, compare=False)  # of the coordinates that are not still
+    moments: SignalMoments = field(repr=False, compare=False)  # of the coordinates that are not still
     indices: np.ndarray = field(repr=False, compare=False)  # theirs
 
     def by_coordinate(self) -> tuple[Float[np.ndarray, " d"], Float[np.ndarray, " d"]]:
@@ -237,10 +210,10 @@ def regime(
     for factor in batch_factors:
         require_number("a batch factor", factor, minimum=0, exclusive=True)
     points = _points(problem, x)
-    squared_gradients, noise_variances = _second_moments(optimizer, problem, points)
+    squared_gradients, noise_variances = signal_and_noise(optimizer, problem, points)
     moves = (squared_gradients + noise_variances).any(axis=0)
     require(moves.any(), "there is neither a gradient nor noise at x, in any coordinate: there is no regime")
-    moments = _grouped(squared_gradients[:, moves], noise_variances[:, moves])
+    moments = grouped(squared_gradients[:, moves], noise_variances[:, moves])
 
     def weighted(function):
         return moments.measured_each(lambda g, n: _quantile(function(g, n), _weights(optimizer, g, n), quantiles))
@@ -285,36 +258,6 @@ def _points(problem: Problem, x) -> np.ndarray:
     return points
 
 
-def _second_moments(optimizer, problem, points) -> tuple[np.ndarray, np.ndarray]:
-    """(∂F)² and Σ_ii at the points, (n, d) each."""
-    decay = 0.0 if isinstance(optimizer, AdamW) else float(optimizer.weight_decay)
-    with double():
-        exact, at = as_traced((problem, points), "float64")
-        signal, noise = map(np.asarray, _at_points(exact, decay, at))
-    require(np.isfinite(signal).all() and np.isfinite(noise).all(), "the gradient or its noise at x is not finite")
-    return signal, noise
-
-
-@eqx.filter_jit
-def _at_points(problem, decay, points):
-    def at(x):
-        return plus_times(problem.gradient(x), decay, x) ** 2, problem.noise_variances(x)
-
-    return jax.lax.map(at, points)
-
-
-def _grouped(squared_gradients, noise_variances) -> _Moments:
-    values = np.stack([squared_gradients, noise_variances])  # (2, n, d)
-    n = values.shape[1]
-    if n == 1:
-        return _Moments(values[0, 0], values[1, 0], None)
-    groups = min(_MAX_GROUPS, n)
-    total = values.sum(axis=1)
-    members = [values[:, r::groups] for r in range(groups)]
-    left = np.stack([(total - group.sum(axis=1)) / (n - group.shape[1]) for group in members], axis=1)
-    return _Moments(total[0] / n, total[1] / n, (left[0], left[1]))
-
-
 def _denominator(optimizer, g, n, batch_factor):
     """P(κ), with ε and ε_r."""
     return denominator(g, n + optimizer.eps_root, batch_factor, optimizer.eps)
@@ -340,7 +283,7 @@ def _speed(optimizer, g, n, batch_factor, reference):
     return _descent(optimizer, g, n, batch_factor).sum() / _descent(optimizer, g, n, reference).sum()
 
 
-def _measured_speed(moments: _Moments, optimizer, batch_factor, reference) -> Measured:
+def _measured_speed(moments: SignalMoments, optimizer, batch_factor, reference) -> Measured:
     return moments.measured(lambda g, n: _speed(optimizer, g, n, batch_factor, reference))
 
 

@@ -128,6 +128,7 @@ def _name(process):
 
 
 def period_of(problem: Problem) -> float:
+    """The period of a one-dimensional problem; ValueError where it has none, or more dimensions."""
     require(problem.dim == 1, f"a transfer operator needs a problem of one dimension: got {problem.dim}")
     innermost: Any = problem
     while isinstance(innermost, Amplified | GaussianNoise):
@@ -150,6 +151,7 @@ def fourier(n: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def waves_at(y, k, period):
+    """e^{2πi k y/period} for every point y and wave number k."""
     return np.exp(2j * np.pi / period * np.outer(y, k))
 
 
