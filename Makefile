@@ -25,7 +25,7 @@ demo: $(VENV)/ready
 	$(BIN)/itograd check --output itograd-check
 
 test: $(VENV)/ready-test
-	$(BIN)/pytest -n auto -m "not slow"
+	$(BIN)/pytest -n auto --dist loadfile -m "not slow"
 
 test-slow: $(VENV)/ready-test
 	$(BIN)/pytest -s -m slow

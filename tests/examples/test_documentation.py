@@ -19,7 +19,13 @@ def test_the_python_blocks_of_a_page_run(page, capsys):
         exec(compile(code, str(page), "exec"), namespace)
 
 
-@pytest.mark.parametrize("example", sorted((ROOT / "examples").glob("*.py")), ids=lambda p: p.name)
+LONG = {"weak_order.py"}
+EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
+
+
+@pytest.mark.parametrize(
+    "example", [pytest.param(p, id=p.name, marks=[pytest.mark.slow] * (p.name in LONG)) for p in EXAMPLES]
+)
 def test_an_example_runs(example, capsys):
     runpy.run_path(str(example), run_name="__main__")
     assert capsys.readouterr().out

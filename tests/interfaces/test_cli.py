@@ -140,6 +140,7 @@ def test_a_run_that_diverges_is_a_verdict(call, tmp_path):
     assert (tmp_path / "results" / "report.html").is_file()
 
 
+@pytest.mark.slow
 def test_named_observables_are_what_is_compared(call, tmp_path):
     (tmp_path / "named.toml").write_text((ROOT / "examples" / "own_problem.toml").read_text().replace("400", "20"))
     (tmp_path / "own_problem.py").write_text((ROOT / "examples" / "own_problem.py").read_text())

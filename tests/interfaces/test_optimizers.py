@@ -557,7 +557,7 @@ def test_the_memory_form_keeps_the_decay_of_the_velocity_and_the_linear_form_the
 
 
 @pytest.mark.parametrize("method", [Momentum, Nesterov])
-@pytest.mark.parametrize("factor", [2, 4, 8])
+@pytest.mark.parametrize("factor", [2, 8])
 def test_the_underdamped_rule_keeps_the_stationary_variance(method, factor):
     """Theory 5.2: to .2 % up to κ = 8, with the linear form. The memory form changes it by (κ−1)(1−μ)/2."""
     problem = Quadratic(1.0, 1.0, batch_size=2)
@@ -602,13 +602,18 @@ def test_an_optax_optimiser_is_simulated_as_it_is(transformation):
     runs = ig.simulate(from_optax(transformation, time_per_step=0.1), PROBLEM, noise="jax", **RUN)
     np.testing.assert_allclose(runs.time, 0.1 * np.arange(31), rtol=1e-14)
     with double():
+
+        @jax.jit
+        def step(x, state, path, k):
+            draws = Draws(path_key(tuple(seed_words(RUN["seed"])), path), k)
+            updates, state = transformation.update(PROBLEM.noisy_gradient(x, draws), state, x)
+            return optax.apply_updates(x, updates), state
+
         for path in (0, 3):
             x = jnp.asarray(RUN["x0"])
             state, points = transformation.init(x), [x]
             for k in range(30):
-                draws = Draws(path_key(tuple(seed_words(RUN["seed"])), path), k)
-                updates, state = transformation.update(PROBLEM.noisy_gradient(x, draws), state, x)
-                x = optax.apply_updates(x, updates)
+                x, state = step(x, state, path, k)
                 points.append(x)
             np.testing.assert_allclose(runs["path_values"].values[path], points, rtol=0, atol=1e-12)
 

@@ -7,6 +7,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from jax import lax
 
 import itograd as ig
@@ -22,6 +23,14 @@ from itograd.simulation.threefry import path_key, seed_words
 
 SOURCES = ["jax"] + ["compiled"] * compiled.available()
 SEED = 11
+
+
+def on_sources(name, *rest, fast=()):
+    """(name, source, …) for every source; Threefry takes long to compile: without it in `fast`, it is slow."""
+    return [
+        pytest.param(name, noise, *rest, marks=[pytest.mark.slow] * (noise != SOURCES[-1] and name not in fast))
+        for noise in SOURCES
+    ]
 
 
 class StepOf(Chain):

@@ -48,8 +48,8 @@ def z_of(found, exact):
     ("model", "problem"),
     [
         (SGD, Q),
-        (ig.Momentum(0.01, 0.9, clock="underdamped"), Q),
-        (ig.modified_equation(SGD, Q, 2), None),
+        pytest.param(ig.Momentum(0.01, 0.9, clock="underdamped"), Q, marks=pytest.mark.slow),
+        pytest.param(ig.modified_equation(SGD, Q, 2), None, marks=pytest.mark.slow),
         (ig.modified_equation(ig.Momentum(0.01, 0.9, clock="underdamped"), Q), None),
     ],
     ids=["sgd", "momentum", "sgd-sde", "momentum-sde"],

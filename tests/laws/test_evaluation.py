@@ -299,7 +299,7 @@ CASES = [
 ]
 
 
-@pytest.mark.parametrize("most_scalars", FORMS)
+@pytest.mark.parametrize("most_scalars", [16, pytest.param(1, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_evaluation_is_the_function_mapped_over_the_paths(case, most_scalars):
     case.check(most_scalars)

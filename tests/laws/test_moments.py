@@ -319,7 +319,10 @@ SIMULATED = {
 }
 
 
-@pytest.mark.parametrize("name", SIMULATED)
+RARE = ("heavy ball", "increasing", "order 2")
+
+
+@pytest.mark.parametrize("name", [pytest.param(name, marks=[pytest.mark.slow] * (name in RARE)) for name in SIMULATED])
 def test_simulated_moments(name):
     model = SIMULATED[name]
     x0 = X0[:2] if name == "regression" else X0

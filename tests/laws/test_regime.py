@@ -116,6 +116,7 @@ def test_the_speed_after_scaling_is_that_of_the_regime(factor):
     ],
     ids=["RMSprop", "RMSprop, old", "Adam", "Adam, old"],
 )
+@pytest.mark.slow
 def test_the_averaging_bias_is_the_first_order_of_the_mean_step(rule):
     signal = np.array([0.05])
     moved, error = estimate(mean_steps(rule, LinearLoss(signal), 1000, 20_000)[:, 0])

@@ -24,11 +24,12 @@ def test_the_rule_picks_route_tile_and_unroll(name):
 
 RARE = (
     *("momentum", "nesterov", "amplified", "weak order 2", "eight", "twenty", "hundred"),
-    *("stale in three dimensions", "reshuffling", "coupled"),
+    *("stale in three dimensions", "reshuffling", "coupled", "underdamped", "two-point", "two"),
 )
+SLOW = pytest.mark.slow
 
 
-@pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.slow) if n in RARE else n for n in CHAINS])
+@pytest.mark.parametrize("name", [pytest.param(n, marks=SLOW) if n in RARE else n for n in CHAINS])
 def test_words_are_those_of_seed_path_step_and_lane(name):
     """Threefry's paths are those of `Draws(path_key(seed, path), step)` one by one, whatever the route."""
     steps, paths = [0, 3, 38], 40
@@ -36,7 +37,15 @@ def test_words_are_those_of_seed_path_step_and_lane(name):
     np.testing.assert_allclose(found, as_usually_written(chain_of(name), steps, paths), rtol=2e-4, atol=2e-4)
 
 
-@pytest.mark.parametrize(("name", "rounding"), [("stale", 2e-6), ("nine", 2e-6), ("batches", 1e-12), ("mlp", 1e-12)])
+@pytest.mark.parametrize(
+    ("name", "rounding"),
+    [
+        pytest.param("stale", 2e-6, marks=SLOW),
+        ("nine", 2e-6),
+        pytest.param("batches", 1e-12, marks=SLOW),
+        ("mlp", 1e-12),
+    ],
+)
 def test_words_in_float64(name, rounding):
     """A normal is a float32 number, whose last bit may hang on how it was compiled; all else agrees to rounding."""
     steps, paths = [37], 40
@@ -46,7 +55,10 @@ def test_words_in_float64(name, rounding):
 
 
 @pytest.mark.skipif("compiled" not in SOURCES, reason="the compiled noise is not here")
-@pytest.mark.parametrize("name", ["one dimension", "two-point", "batches", "stale", "nine"])
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(n, marks=SLOW) for n in ("two-point", "batches", "stale")] + ["one dimension", "nine"],
+)
 def test_both_sources_have_one_law(name):
     means, variances = [], []
     for noise in SOURCES:
@@ -125,14 +137,14 @@ def recorder(n):
 
 # Threefry takes long to compile.
 ON_ROUTES = [
-    pytest.param(n, route, noise, id=f"{n}-{route.name}-{noise}", marks=[pytest.mark.slow] * (noise == "jax" and slow))
-    for n, route, slow in (
-        (1, Route("scalars", 2048), False),
-        (3, Route("scalars", 2048, 4), True),
-        (3, Route("lanes", 2048), True),
-        (40, Route("lanes", 512), True),
-        (1, Route("runs", 512), True),
-        (70, Route("runs", 256), True),
+    pytest.param(n, route, noise, id=f"{n}-{route.name}-{noise}", marks=[SLOW] * (noise != SOURCES[-1]))
+    for n, route in (
+        (1, Route("scalars", 2048)),
+        (3, Route("scalars", 2048, 4)),
+        (3, Route("lanes", 2048)),
+        (40, Route("lanes", 512)),
+        (1, Route("runs", 512)),
+        (70, Route("runs", 256)),
     )
     for noise in SOURCES
 ]
@@ -188,8 +200,8 @@ def elsewhere(state, k, draws):
 @pytest.mark.parametrize(
     ("route", "noise"),
     [
-        pytest.param(route, noise, id=f"{route.name}-{noise}", marks=[pytest.mark.slow] * (noise == "jax" and slow))
-        for route, slow in ((Route("scalars", 2048), True), (Route("lanes", 2048), True), (Route("runs", 512), True))
+        pytest.param(route, noise, id=f"{route.name}-{noise}", marks=[SLOW] * (noise != SOURCES[-1]))
+        for route in (Route("scalars", 2048), Route("lanes", 2048), Route("runs", 512))
         for noise in SOURCES
     ],
 )
@@ -207,8 +219,14 @@ def test_draws_elsewhere_are_draws_as_well(route, noise):
     assert np.abs(correlation).max() * np.sqrt(4096) < LARGEST_Z
 
 
-@pytest.mark.parametrize("noise", SOURCES)
-@pytest.mark.parametrize("route", [Route("scalars", 512, 2), Route("lanes", 512)], ids=lambda r: r.name)
+@pytest.mark.parametrize(
+    ("route", "noise"),
+    [
+        pytest.param(route, noise, id=f"{route.name}-{noise}", marks=[SLOW] * (noise != SOURCES[-1] and slow))
+        for route, slow in ((Route("scalars", 512, 2), False), (Route("lanes", 512), True))
+        for noise in SOURCES
+    ],
+)
 def test_a_draw_at_its_own_step_is_the_draw(route, noise):
     """The words of the step k are the same by whatever way they are asked for.
 
@@ -245,8 +263,7 @@ def test_nothing_may_be_drawn(noise):
         np.testing.assert_array_equal(found[0, :, 0], 0.125)
 
 
-@pytest.mark.parametrize("rows", [(0, 1, 2), (1, 2, 3, 4)], ids=["row", "rows"])
-@pytest.mark.parametrize("column", [0, 1])
+@pytest.mark.parametrize(("rows", "column"), [((0, 1, 2), 0), ((1, 2, 3, 4), 1)], ids=["row", "rows"])
 def test_a_ring_may_be_written_in_other_pieces_than_rows(rows, column):
     """A state whose leaf looks like a ring of pairs, changed in pieces of other shapes."""
 

@@ -67,6 +67,7 @@ def test_a_diverged_path_forbids_trust():
     assert row.interval[0] < row.measured < row.interval[1]
 
 
+@pytest.mark.slow
 def test_reshuffling_decides_only_where_batches_are_reshuffled():
     rng = np.random.default_rng(0)
     data = rng.normal(size=(64, 3)), rng.normal(size=64)
@@ -144,6 +145,7 @@ def test_an_optimiser_without_an_equation_is_refused():
 NOISY = ig.problems.Quadratic(np.array([1.0, 0.5]), np.array([400.0, 400.0]))
 
 
+@pytest.mark.slow
 def test_adam_is_compared_from_the_start_of_its_sde():
     """Where noise dominates the SDE of Adam describes it; before the warm start nothing is compared."""
     adam = ig.Adam(0.02, b1=0.99, b2=0.99, eps=0.5)
@@ -157,6 +159,7 @@ def test_adam_is_compared_from_the_start_of_its_sde():
     np.testing.assert_allclose(found.errors["noise_shape"].time, found.flow.time)
 
 
+@pytest.mark.slow
 def test_rmsprop_is_not_trusted_where_its_second_moment_holds_the_signal():
     """The SDE's v forgets the signal that the rule's v holds: theory 2.7, r² = 25 at the start."""
     clean = ig.problems.Quadratic(np.array([1.0, 0.5]), np.array([0.01, 0.01]))

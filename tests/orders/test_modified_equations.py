@@ -72,7 +72,7 @@ def order(make, equation, steps=(0.01, 0.005)):
     return np.log2(errors[0] / errors[1])
 
 
-@pytest.mark.parametrize("hyperparameters", ["constant", "scheduled"])
+@pytest.mark.parametrize("hyperparameters", [pytest.param("constant", marks=pytest.mark.slow), "scheduled"])
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_orders_of_mean_and_variance(name, hyperparameters):
     make = OPTIMIZERS[name][hyperparameters]
@@ -163,6 +163,7 @@ def test_without_a_schedule_term_order_2_is_lost(name, without):
     assert order(OPTIMIZERS[name]["scheduled"], as_equation(without, 2))[0] == pytest.approx(1, abs=0.15)
 
 
+@pytest.mark.slow
 def test_the_rate_inside_or_outside_the_velocity_are_two_equations():
     outside = OPTIMIZERS["heavy ball"]["scheduled"]
     inside = lambda h: RateInside(*vars(outside(h)).values())  # noqa: E731

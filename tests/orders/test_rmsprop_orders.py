@@ -79,7 +79,7 @@ def test_the_values_of_the_rule(steps, old, new):
     ("denominator", "table"),
     [
         pytest.param("old", (8.02e-3, 4.01e-3, 2.005e-3, 1.003e-3, 5.02e-4), marks=pytest.mark.slow),
-        ("new", (8.16e-3, 4.19e-3, 2.12e-3, 1.07e-3, 5.35e-4)),
+        pytest.param("new", (8.16e-3, 4.19e-3, 2.12e-3, 1.07e-3, 5.35e-4), marks=pytest.mark.slow),
     ],
 )
 def test_the_table_of_the_largest_error(denominator, table):
@@ -87,6 +87,7 @@ def test_the_table_of_the_largest_error(denominator, table):
     np.testing.assert_allclose(errors("two_point", denominator), table, rtol=0.04)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("denominator", ["old", "new"])
 def test_order_1_for_symmetric_noise_and_a_half_for_skewed(denominator):
     np.testing.assert_allclose(orders(errors("two_point", denominator))[-2:], 1, rtol=0, atol=0.03)

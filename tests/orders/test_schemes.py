@@ -16,6 +16,7 @@ from itograd.simulation.schemes import DiscretisedEquation, default_scheme
 PLANE = ig.problems.Quadratic([[1.0, 0.2], [0.2, 0.5]], [[1.0, 0.3], [0.3, 0.5]])
 LINE = ig.problems.LinearRegression.one_dimensional([0.5, 1.0, 2.0], [0.3, -0.5, 0.2])
 X0 = [1.0, 1.5]
+SLOW = pytest.mark.slow
 TIMES = [0.0, 1.0, 2.5]
 
 
@@ -45,7 +46,10 @@ def test_the_exact_step_has_the_exact_law_at_any_step_size(optimizer):
     assert (result["discretisation_error"].values == 0).all()
 
 
-@pytest.mark.parametrize("scheme", [EulerMaruyama(), EulerMaruyama("two_point"), HeunDrift(), WeakOrder2()])
+@pytest.mark.parametrize(
+    "scheme",
+    [EulerMaruyama("two_point"), HeunDrift(), *(pytest.param(s, marks=SLOW) for s in (EulerMaruyama(), WeakOrder2()))],
+)
 def test_schemes_reach_the_law_of_the_equation(scheme):
     sde = ig.modified_equation(ig.SGD(0.2), LINE)  # multiplicative noise
     result = flow(sde, x0=[1.0], scheme=scheme, paths=6000)
