@@ -3,7 +3,8 @@
     x_{k+1} = x_k − η g(x_{k−τ_k}),      τ_k the number of writes since the read
 
 A law keeps a memory of its own for each path: independent delays keep a ring of the past points, a queue the points
-that its workers hold. Before step 0 every worker read x_0: a read index below 0 counts as 0.
+that its workers hold. Before step 0 every worker read x_0: a read index below 0 counts as 0, and so does the delay
+that is told, min(τ_k, k).
 """
 
 from __future__ import annotations
@@ -67,6 +68,10 @@ class Staleness(eqx.Module):
     def start(self, point: Float[Array, " d"]) -> Memory:
         """The memory before step 0, where every worker has read `point`."""
 
+    def start_from(self, point: Float[Array, " d"], draws: Draws) -> Memory:
+        """The memory before step 0 where it is random; by default `start(point)`."""
+        return self.start(point)
+
     @abstractmethod
     def read(self, memory: Memory, k, point: Float[Array, " d"], draws: Draws) -> tuple[Read, Memory]:
         """What the gradient of step k is taken at, when the newest point is `point`."""
@@ -94,7 +99,7 @@ class IndependentStaleness(Staleness):
     def read(self, memory, k, point, draws):
         memory = remember(memory, k, point)
         delay = self.draw(draws)
-        return Read(recall(memory, k, delay), delay), memory
+        return Read(recall(memory, k, delay), jnp.minimum(delay, k)), memory
 
 
 class Fixed(IndependentStaleness):
@@ -112,6 +117,10 @@ class Fixed(IndependentStaleness):
     @property
     def mean(self):
         return float(self.delay)
+
+    @property
+    def variance(self):
+        return 0.0
 
     def probabilities(self, tolerance=TOLERANCE):
         return np.eye(self.delay + 1)[-1]
@@ -146,7 +155,7 @@ class Geometric(IndependentStaleness):
             raise ValueError("a geometric law needs its mean or its ratio μ, one of the two")
         require(0 <= ratio < 1, f"the ratio μ of a geometric law must be in [0, 1): got {ratio:g}")
         self.ratio = float(ratio)
-        self.length = 1 << (_support(self.ratio, TOLERANCE) - 1).bit_length()  # places are found by a mask
+        self.length = masked_length(support(self.ratio, TOLERANCE))
 
     @property
     def mean(self):
@@ -161,7 +170,7 @@ class Geometric(IndependentStaleness):
         return self.mean * (1 + self.mean)
 
     def probabilities(self, tolerance=TOLERANCE):
-        return (1 - self.ratio) * self.ratio ** np.arange(_support(self.ratio, tolerance))
+        return (1 - self.ratio) * self.ratio ** np.arange(support(self.ratio, tolerance))
 
     @property
     def ring_length(self):
@@ -171,47 +180,55 @@ class Geometric(IndependentStaleness):
         return draws.geometric(self.ratio, maximum=self.ring_length - 1)
 
 
-def _support(ratio: float, tolerance: float) -> int:
-    """The number of delays until μ^l < tolerance."""
-    return 1 if ratio == 0 else math.ceil(math.log(tolerance) / math.log(ratio))
+class Pmf(IndependentStaleness):
+    """P(τ = l) = q_l for l = 0 … L−1, any probabilities, independent at each step.
 
+    A delay is the smallest l whose cumulative probability reaches a uniform number of 32 bits (in float32 of 24): each
+    q_l is met to within 10⁻⁷. The ring keeps all L points.
 
-class WorkerQueue(Staleness):
-    """M workers that each read, work for an exponential time and write: the next writer is uniform among them.
+    Raises ValueError unless the probabilities are finite, none is negative, and they sum to one within 10⁻⁶.
 
-    The marginal law is geometric with μ = 1 − 1/M; successive delays are dependent (lag-1 correlation −1/(2M)), since
-    each read is written once.
+    >>> Pmf([0.5, 0.0, 0.5]).mean
+    1.0
     """
 
-    workers: int = eqx.field(static=True)
+    q: np.ndarray
+    cumulative: np.ndarray
 
-    def __check_init__(self):
-        require_count("workers", self.workers)
+    def __init__(self, probabilities):
+        q = np.asarray(probabilities, float)
+        require(q.ndim == 1 and q.size, f"probabilities must be a list of numbers: got shape {q.shape}")
+        wrong = np.flatnonzero(~(np.isfinite(q) & (q >= 0)))
+        require(not wrong.size, f"probabilities must be numbers >= 0: got {q[wrong[:1]]} for the delay {wrong[:1]}")
+        require(abs(q.sum() - 1) < 1e-6, f"probabilities must sum to one: they sum to {q.sum():.9g}")
+        self.q = q[: np.flatnonzero(q)[-1] + 1] / q.sum()
+        self.cumulative = np.append(np.minimum(np.cumsum(self.q[:-1]), 1.0), 1.0)
 
     @property
     def mean(self):
-        return float(self.workers - 1)
-
-    @property
-    def geometric_ratio(self):
-        return 1 - 1 / self.workers
-
-    @property
-    def variance(self):
-        return float(self.workers * (self.workers - 1))
+        return float(self.q @ np.arange(len(self.q)))
 
     def probabilities(self, tolerance=TOLERANCE):
-        return Geometric(mean=self.mean).probabilities(tolerance)
+        return self.q
 
     @property
-    def is_independent(self):
-        return False
+    def ring_length(self):
+        return masked_length(len(self.q))
 
-    def start(self, point):
-        return jnp.broadcast_to(point, (self.workers, *jnp.shape(point))), jnp.zeros(self.workers, jnp.int32), 0
+    def draw(self, draws):
+        return inverted(self.cumulative, draws.uniform())
 
-    def read(self, memory, k, point, draws):
-        points, times, writer = memory
-        points, times = points.at[writer].set(point), times.at[writer].set(k)  # who wrote last has read since
-        writer = draws.index(self.workers)
-        return Read(points[writer], k - times[writer]), (points, times, writer)
+
+def inverted(cumulative, u):
+    """The smallest index whose cumulative probability is at least u, for one uniform number u in (0, 1]."""
+    return jnp.searchsorted(jnp.asarray(cumulative), u, method="scan_unrolled").astype(jnp.int32)
+
+
+def support(ratio: float, tolerance: float) -> int:
+    """The number of delays l of a geometric law until μ^l < tolerance."""
+    return 1 if ratio == 0 else math.ceil(math.log(tolerance) / math.log(ratio))
+
+
+def masked_length(count: int) -> int:
+    """The length of a ring for `count` points: a power of two, since places are then found by a mask."""
+    return 1 << (count - 1).bit_length()
