@@ -4,7 +4,7 @@ Workers do not wait for each other, so that each makes a renewal process of its 
 processes merged. No queue of events is needed: the times of all writes are drawn in blocks and sorted. From x_0 on,
 
     a job read at the worker's own last write k':        τ = k − k' − 1
-    a job read at time t, after crashes:                 τ = k − (the number of writes up to t)
+    a job read at time t, after crashes:                 τ = k − (the number of writes before t)
 
 Writes at one instant come in the order of the workers' numbers.
 """
@@ -60,7 +60,7 @@ def simulate_events(queue: WorkerQueue, writes: int, seed: int = 0) -> Events:
     delays = np.arange(writes) - _read_steps(writers)
     if read is not None:
         late = np.flatnonzero(~np.isnan(read[:writes]))
-        delays[late] = late - np.searchsorted(written, read[late], side="right")
+        delays[late] = late - np.searchsorted(written, read[late], side="left")
     return Events(delays, writers, written)
 
 

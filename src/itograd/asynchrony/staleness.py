@@ -202,7 +202,7 @@ class Pmf(IndependentStaleness):
         require(not wrong.size, f"probabilities must be numbers >= 0: got {q[wrong[:1]]} for the delay {wrong[:1]}")
         require(abs(q.sum() - 1) < 1e-6, f"probabilities must sum to one: they sum to {q.sum():.9g}")
         self.q = q[: np.flatnonzero(q)[-1] + 1] / q.sum()
-        self.cumulative = np.append(np.minimum(np.cumsum(self.q[:-1]), 1.0), 1.0)
+        self.cumulative = cumulated(self.q)
 
     @property
     def mean(self):
@@ -217,6 +217,11 @@ class Pmf(IndependentStaleness):
 
     def draw(self, draws):
         return inverted(self.cumulative, draws.uniform())
+
+
+def cumulated(weights: np.ndarray) -> np.ndarray:
+    """The cumulative probabilities of numbers with these weights; the last is 1."""
+    return np.append(np.minimum(np.cumsum(weights[:-1]) / weights.sum(), 1.0), 1.0)
 
 
 def inverted(cumulative, u):

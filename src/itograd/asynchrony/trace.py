@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
 
@@ -35,6 +36,7 @@ class Trace(Staleness):
     """
 
     delays: np.ndarray
+    longest: int = eqx.field(static=True)
 
     def __init__(self, delays):
         delays = np.asarray(delays)
@@ -43,7 +45,7 @@ class Trace(Staleness):
         require(delays.ndim == 1 and delays.size, f"a trace must be a list of delays: got shape {delays.shape}")
         wrong = np.flatnonzero(~((delays >= 0) & (delays == np.floor(delays)) & (delays < 2**24)))
         require(not wrong.size, f"delays must be whole numbers >= 0: got {delays[wrong[:1]]} at place {wrong[:1]}")
-        self.delays = delays.astype(np.int32)
+        self.delays, self.longest = delays.astype(np.int32), int(delays.max())
 
     @property
     def mean(self):
@@ -60,7 +62,7 @@ class Trace(Staleness):
         raise ValueError("a trace starts at a random place: use start_from")
 
     def start_from(self, point, draws):
-        return ring(point, masked_length(int(self.delays.max()) + 1)), draws.index(len(self.delays))
+        return ring(point, masked_length(self.longest + 1)), draws.index(len(self.delays))
 
     def read(self, memory, k, point, draws):
         points, place = memory

@@ -24,7 +24,10 @@ c_j = E S/r_j + R p/(1−p) from write to write, of which it spends f_j = (E S/r
 
     E τ = Σ_j w_j Σ_{i≠j} f_i,      w_j = (1/c_j) / Σ_i (1/c_i)                      (derived)
 
-which is M − 1 without crashes: workers that are down write nothing meanwhile, and what is read is fresher.
+which is M − 1 without crashes: workers that are down write nothing meanwhile, and what is read is fresher. The formula
+takes the workers to be out of step with each other, as random times make them. Where all times are multiples of one
+number, as with deterministic ones and R = 1, writes and reads meet, and the mean is another. (A worker that is back
+reads before the writes of that instant.)
 """
 
 from __future__ import annotations
@@ -36,7 +39,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from itograd.asynchrony.service import Deterministic, Exponential, Service, service_law
-from itograd.asynchrony.staleness import TOLERANCE, Geometric, Read, Staleness, inverted
+from itograd.asynchrony.staleness import TOLERANCE, Geometric, Read, Staleness, cumulated, inverted
 from itograd.simulation.precision import is_off
 from itograd.validation import require, require_count, require_number
 
@@ -67,6 +70,7 @@ class WorkerQueue(Staleness):
     rates: np.ndarray
     crash_probability: float
     restart_time: float
+    shares_up_to: np.ndarray  # the share in Σr of the workers 0 … j
     has_equal_workers: bool = eqx.field(static=True)
 
     def __init__(
@@ -92,6 +96,7 @@ class WorkerQueue(Staleness):
             require_number("restart_time", restart_time, minimum=0)
         self.workers, self.service, self.rates = int(workers), service_law(service), rates
         self.crash_probability, self.restart_time = float(crash_probability), float(restart_time or 0)
+        self.shares_up_to = cumulated(rates)
         self.has_equal_workers = bool((rates == rates[0]).all())
 
     @property
@@ -106,8 +111,9 @@ class WorkerQueue(Staleness):
 
     @property
     def takes_turns(self) -> bool:
-        """Whether equal workers need equal times, and so write in turn."""
-        return self.has_equal_workers and is_off(self.crash_probability) and isinstance(self.service, Deterministic)
+        """Whether equal workers need equal times, and so write in turn, as one worker always does."""
+        equal = self.has_equal_workers and isinstance(self.service, Deterministic)
+        return self.workers == 1 or (equal and is_off(self.crash_probability))
 
     @property
     def is_independent(self):
@@ -137,15 +143,11 @@ class WorkerQueue(Staleness):
         return 1 - 1 / self.workers if self.has_uniform_writers else None
 
     @property
-    def _writer_probabilities(self) -> np.ndarray:
-        return self.rates / self.rates.sum()
-
-    @property
     def variance(self):
         if self.takes_turns:
             return 0.0
         self._require_closed_form("variance")
-        pi = self._writer_probabilities
+        pi = self.rates / self.rates.sum()
         return float(((1 - pi) * (2 - pi) / pi).sum() - (self.workers - 1) ** 2)  # E τ² of π_j (1−π_j)^l, times π_j
 
     def probabilities(self, tolerance=TOLERANCE):
@@ -158,7 +160,7 @@ class WorkerQueue(Staleness):
         self._require_closed_form("law of delays")
         if self.has_equal_workers:
             return Geometric(mean=self.mean).probabilities(tolerance)
-        rates, counts = np.unique(self._writer_probabilities, return_counts=True)
+        rates, counts = np.unique(self.rates / self.rates.sum(), return_counts=True)
         delays = np.arange(math.ceil(math.log(tolerance) / math.log1p(-rates[0])))  # the slowest has the longest tail
         return sum(n * pi**2 * (1 - pi) ** delays for pi, n in zip(rates, counts))
 
@@ -190,11 +192,8 @@ class WorkerQueue(Staleness):
     def _read_memoryless(self, memory, k, point, draws):
         points, steps, writer = memory
         points, steps = points.at[writer].set(point), steps.at[writer].set(k)  # who wrote last has read since
-        if self.has_equal_workers:
-            writer = draws.index(self.workers)
-        else:
-            shares = jnp.cumsum(jnp.asarray(self.rates)[:-1]) / jnp.sum(jnp.asarray(self.rates))
-            writer = inverted(jnp.append(shares, 1.0), draws.uniform())
+        equal = self.has_equal_workers
+        writer = draws.index(self.workers) if equal else inverted(self.shares_up_to, draws.uniform())
         return Read(points[writer], k - steps[writer]), (points, steps, writer)
 
     def _read_timed(self, memory, k, point, draws):
