@@ -79,10 +79,14 @@ class ExactCurvature(CurvatureCompensation):
         return jnp.stack([jnp.asarray(h, gradient.dtype) for h in self.diagonal]), memory
 
 
-@pytest.mark.parametrize("law", [Fixed(5), Geometric(mean=5), WorkerQueue(6)], ids=["fixed", "geometric", "queue"])
-@pytest.mark.parametrize("optimizer", [ig.SGD(0.1), ig.Momentum(0.05, 0.5), ig.Adam(0.05)], ids=["sgd", "ball", "adam"])
-def test_the_exact_hessian_removes_staleness_on_a_quadratic(law, optimizer):
+@pytest.mark.parametrize(
+    ("optimizer", "law"),
+    [(ig.SGD(0.1), Geometric(mean=5)), (ig.Momentum(0.05, 0.5), WorkerQueue(6)), (ig.Adam(0.05), Fixed(5))],
+    ids=["sgd", "momentum", "adam"],
+)
+def test_the_exact_hessian_removes_staleness_on_a_quadratic(optimizer, law):
     options = {"x0": [1.0, -2.0], "steps": 60, "save_every": 1, "paths": 20, "keep_paths": 20, "dtype": "float64"}
+    options["noise"] = "jax"  # whose words do not depend on how a chain is compiled
     fresh = ig.simulate(optimizer, NOISY, **options)["path_values"]
     stale = ig.simulate(Asynchronous(optimizer, law), NOISY, **options)["path_values"]
     cured = ig.simulate(Asynchronous(optimizer, law, ExactCurvature((2.0, 0.5))), NOISY, **options)["path_values"]
@@ -119,12 +123,12 @@ def test_mind_the_step_refuses_what_has_no_momentum():
             make()
 
 
-def replayed(compensate, steps=30, delay=2, eta=0.1, h=np.array([2.0, 0.5])):
+def replayed(compensate, steps=30, delay=2, eta=0.1):
     """SGD with a fixed delay in plain NumPy, its gradients changed by `compensate(g, x − x̂)`."""
     points = [np.array([1.0, -2.0])]
     for k in range(steps):
         read = points[max(0, k - delay)]
-        points.append(points[-1] - eta * compensate(h * read, points[-1] - read))
+        points.append(points[-1] - eta * compensate(np.array([2.0, 0.5]) * read, points[-1] - read))
     return np.array(points)
 
 

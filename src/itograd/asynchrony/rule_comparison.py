@@ -60,7 +60,7 @@ def compare_rules(
     table = xr.concat([_losses(run) for run in runs], dim="rule").assign_coords(rule=list(models))
     table["mean_factor"] = "rule", [1.0, 1.0, *(_mean_factor(rule, staleness) for rule in rules.values())]
     if target_loss is not None:
-        reached = np.array([_steps_to(target_loss, row) for _, row in table.groupby("rule", squeeze=False)])
+        reached = np.array([_steps_to(target_loss, table.sel(rule=name)) for name in models])
         table["steps_to_target"] = "rule", reached[:, 0]
         table["steps_to_target_standard_error"] = "rule", reached[:, 1]
         table.attrs["target_loss"] = target_loss
@@ -89,7 +89,7 @@ def _mean_factor(rule: Compensation, staleness: Staleness) -> float:
 
 def _steps_to(target: float, row: xr.Dataset) -> tuple[float, float]:
     """The step at which the mean loss first reaches the target, and its standard error."""
-    loss, error, step = (row[name].values.ravel() for name in ("loss", "loss_standard_error", "step"))
+    loss, error, step = (row[name].values for name in ("loss", "loss_standard_error", "step"))
     reached = np.flatnonzero(loss <= target)
     if not reached.size:
         return np.nan, np.nan

@@ -175,7 +175,7 @@ class WorkerQueue(Staleness):
     def start(self, point):
         require(self.is_memoryless, "a queue that is not memoryless starts with random times: use start_from")
         points, steps = self._all_read(point)
-        return points, steps, 0
+        return points, steps, jnp.zeros((), jnp.int32)
 
     def start_from(self, point, draws):
         if self.is_memoryless:
