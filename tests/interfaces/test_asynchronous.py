@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import itograd as ig
-from itograd.asynchrony import Asynchronous, Fixed, Gamma, Geometric, Pmf, StalenessAware, Trace, WorkerQueue
+from itograd.asynchrony import Asynchronous, Fixed, Gamma, Geometric, LogNormal, Pmf, StalenessAware, Trace, WorkerQueue
 from itograd.asynchrony.asynchronous import AsynchronousChain
 from itograd.simulation.draws import INITIAL, STALENESS, Draws
 from itograd.simulation.precision import as_traced, double
@@ -29,7 +29,7 @@ LAWS = {
     "trace": Trace([0, 1, 4, 2]),
     "queue": WorkerQueue(4),
     "queue, rates": WorkerQueue(3, rates=[1, 2, 3]),
-    "queue, gamma, crashes": WorkerQueue(4, Gamma(0.5), crash_probability=0.1, restart_time=1.0),
+    "queue, lognormal, crashes": WorkerQueue(4, LogNormal(1.0), crash_probability=0.1, restart_time=1.0),
 }
 CURVATURES = np.array([2.0, 0.5, 1.0])
 QUIET = ig.problems.Quadratic(CURVATURES, np.zeros((3, 3)))
@@ -53,7 +53,7 @@ class WithDelay(AsynchronousChain):
         return jnp.concatenate([super().observe(state[0]), state[1]])
 
 
-CROSSED = [(name, "queue") for name in OPTIMIZERS] + [("momentum", law) for law in LAWS if law != "queue"]
+CROSSED = [(name, "queue") for name in OPTIMIZERS] + [("sgd", law) for law in LAWS if law != "queue"]
 
 
 @pytest.mark.parametrize(("name", "law"), CROSSED)
@@ -94,7 +94,7 @@ def test_without_delay_it_is_the_plain_chain(name):
 MLP = ig.problems.digits(model="mlp", batch_size=8, hidden=4)
 
 
-@pytest.mark.parametrize("law", ["geometric", "queue, gamma, crashes"])
+@pytest.mark.parametrize("law", ["geometric", "queue, lognormal, crashes"])
 def test_a_network_is_trained_by_the_steps_of_one_path_alone(law):
     """The engine's route of many paths against the chain itself, step by step on one path."""
     optimizer = Asynchronous(ig.Momentum(0.5, 0.5), LAWS[law], StalenessAware())

@@ -85,7 +85,7 @@ class ExactCurvature(CurvatureCompensation):
     ids=["sgd", "momentum", "adam"],
 )
 def test_the_exact_hessian_removes_staleness_on_a_quadratic(optimizer, law):
-    options = {"x0": [1.0, -2.0], "steps": 60, "save_every": 1, "paths": 20, "keep_paths": 20, "dtype": "float64"}
+    options = {"x0": [1.0, -2.0], "steps": 40, "save_every": 1, "paths": 8, "keep_paths": 8, "dtype": "float64"}
     options["noise"] = "jax"  # whose words do not depend on how a chain is compiled
     fresh = ig.simulate(optimizer, NOISY, **options)["path_values"]
     stale = ig.simulate(Asynchronous(optimizer, law), NOISY, **options)["path_values"]

@@ -7,11 +7,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy import stats
 
 import itograd as ig
 from itograd.asynchrony import (
     Asynchronous,
     Empirical,
+    Exponential,
     Fixed,
     Gamma,
     Geometric,
@@ -27,8 +29,9 @@ from itograd.asynchrony.asynchronous import AsynchronousChain
 from itograd.asynchrony.staleness import Staleness, inverted
 from itograd.problems.explicit_noise import ExplicitNoise
 from itograd.simulation.chain import Chain
-from itograd.simulation.draws import STALENESS
+from itograd.simulation.draws import STALENESS, Draws
 from itograd.simulation.precision import double
+from itograd.simulation.threefry import path_key
 
 Z = 4.5
 
@@ -111,6 +114,7 @@ TIMED = {
     "gamma, rates": WorkerQueue(4, Gamma(3.0), rates=[1, 1, 2, 4]),
     "lognormal, crashes": WorkerQueue(4, LogNormal(1.0), crash_probability=0.3, restart_time=1.5),
     "exponential, crashes, rates": WorkerQueue(3, rates=[1, 2, 3], crash_probability=0.2, restart_time=0.7),
+    "in step, crashes": WorkerQueue(4, "deterministic", crash_probability=0.3, restart_time=1.0),
     "uniform": WorkerQueue(4, Uniform(0.5, 1.0)),
     "empirical": WorkerQueue(3, Empirical([1.0, 1.3, 7.0])),
 }
@@ -133,6 +137,26 @@ def test_a_timed_queue_in_the_engine_is_that_of_the_events(name):
     z = (total[0] / n - total[1] / m)[spread > 0] / spread[spread > 0]
     assert np.abs(z).max() < Z
     assert len(z) > 4
+
+
+SERVICES = {
+    "exponential": (Exponential(), stats.expon()),
+    "gamma 3": (Gamma(3.0), stats.gamma(3, scale=1 / 3)),
+    "gamma 1/2": (Gamma(0.5), stats.gamma(0.5, scale=2)),
+    "lognormal": (LogNormal(0.7), stats.lognorm(0.7, scale=np.exp(-(0.7**2) / 2))),
+    "uniform": (Uniform(0.5, 2.0), stats.uniform(0.5, 1.5)),
+}
+
+
+@pytest.mark.parametrize("name", SERVICES)
+def test_service_times_have_their_law_in_the_engine_and_by_numpy(name):
+    law, expected = SERVICES[name]
+    with double():
+        draw = jax.jit(jax.vmap(lambda path: law.draw(Draws(path_key((1, 0), path), 0))))
+        engine = np.asarray(draw(jnp.arange(200_000, dtype=jnp.uint32)))
+    for times in (engine, law.sample(np.random.default_rng(1), (200_000,))):
+        assert stats.kstest(times, expected.cdf).pvalue > 1e-5
+    assert expected.mean() == pytest.approx(law.mean)
 
 
 @pytest.mark.parametrize("workers", [2, 8])
