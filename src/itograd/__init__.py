@@ -10,6 +10,7 @@ __version__ = "0.1.0"
 # Public names load on first use, so that `import itograd` and the command line do not wait for jax.
 _HOMES = {
     "analysis": "itograd.analysis",
+    "asynchrony": "itograd.asynchrony",
     "problems": "itograd.problems",
     "schedules": "itograd.simulation.schedule",
     "simulation": "itograd.simulation",
@@ -45,7 +46,7 @@ _HOMES = {
     "weak_error_within": "itograd.analysis.weak_error",
     "weak_order": "itograd.analysis.weak_order",
 }
-_MODULES = {"analysis", "problems", "schedules", "simulation"}
+_MODULES = {"analysis", "asynchrony", "problems", "schedules", "simulation"}
 
 __all__ = sorted(_HOMES)
 

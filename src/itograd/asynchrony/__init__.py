@@ -1,0 +1,29 @@
+"""Asynchrony: laws of staleness, optimisers with stale gradients, and what they do."""
+
+from itograd.asynchrony.asynchronous import Asynchronous as Asynchronous
+from itograd.asynchrony.compensation import AdaptiveDelayCompensated as AdaptiveDelayCompensated
+from itograd.asynchrony.compensation import Compensation as Compensation
+from itograd.asynchrony.compensation import DelayAdaptive as DelayAdaptive
+from itograd.asynchrony.compensation import DelayCompensated as DelayCompensated
+from itograd.asynchrony.compensation import Dropping as Dropping
+from itograd.asynchrony.compensation import GapAware as GapAware
+from itograd.asynchrony.compensation import MindTheStep as MindTheStep
+from itograd.asynchrony.compensation import StalenessAware as StalenessAware
+from itograd.asynchrony.events import Events as Events
+from itograd.asynchrony.events import measured_law as measured_law
+from itograd.asynchrony.events import simulate_events as simulate_events
+from itograd.asynchrony.rule_comparison import compare_rules as compare_rules
+from itograd.asynchrony.service import Deterministic as Deterministic
+from itograd.asynchrony.service import Empirical as Empirical
+from itograd.asynchrony.service import Exponential as Exponential
+from itograd.asynchrony.service import Gamma as Gamma
+from itograd.asynchrony.service import LogNormal as LogNormal
+from itograd.asynchrony.service import Service as Service
+from itograd.asynchrony.service import Uniform as Uniform
+from itograd.asynchrony.staleness import Fixed as Fixed
+from itograd.asynchrony.staleness import Geometric as Geometric
+from itograd.asynchrony.staleness import Pmf as Pmf
+from itograd.asynchrony.staleness import Staleness as Staleness
+from itograd.asynchrony.trace import Trace as Trace
+from itograd.asynchrony.trace import read_trace as read_trace
+from itograd.asynchrony.worker_queue import WorkerQueue as WorkerQueue
