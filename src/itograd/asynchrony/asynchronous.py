@@ -8,11 +8,13 @@ untouched, so any optimiser of the library can be asynchronous. Delays and batch
 
 from __future__ import annotations
 
+from itograd.asynchrony.equations import stale_clock, stale_equation
 from itograd.asynchrony.staleness import Staleness
 from itograd.optimizers.optimizer import Optimizer
 from itograd.problems.problem import Problem
 from itograd.simulation.chain import Chain
 from itograd.simulation.draws import STALENESS
+from itograd.validation import require
 
 
 class Asynchronous(Optimizer):
@@ -23,7 +25,7 @@ class Asynchronous(Optimizer):
 
     @property
     def time_per_step(self):
-        return self.optimizer.time_per_step
+        return stale_clock(self.optimizer, self.staleness)
 
     @property
     def is_affine(self):
@@ -46,8 +48,14 @@ class Asynchronous(Optimizer):
             return self.optimizer.chain(problem)
         return AsynchronousChain(problem, self.optimizer, self.staleness)
 
-    def modified_equation(self, problem, order=1, **options):
-        raise ValueError(f"no modified equation is known for {type(self.optimizer).__name__} with stale gradients")
+    def modified_equation(self, problem, order=1, *, staleness_noise=True, forcing="auto", **options):
+        """The SDE of SGD with geometric staleness (`equations.py`); without delay the optimiser's own, with its options."""
+        if self.staleness.mean == 0:
+            return self.optimizer.modified_equation(problem, order, **options)
+        require(not options, f"the modified equation of stale gradients takes no options {sorted(options)}")
+        return stale_equation(
+            self.optimizer, self.staleness, problem, order, staleness_noise=staleness_noise, forcing=forcing
+        )
 
 
 class AsynchronousChain(Chain):
@@ -59,7 +67,7 @@ class AsynchronousChain(Chain):
 
     @property
     def time_per_step(self):
-        return self.optimizer.time_per_step
+        return stale_clock(self.optimizer, self.staleness)
 
     def start(self, x0):
         state = self.optimizer.init(x0)
