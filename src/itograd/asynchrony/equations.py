@@ -41,22 +41,24 @@ def stale_equation(
             f"no modified equation is known for {type(optimizer).__name__} with stale gradients: only SGD has one; "
             "simulate it instead"
         )
-    require(
-        not isinstance(optimizer.learning_rate, Schedule) and optimizer.weight_decay == 0,
-        "the modified equation of SGD with stale gradients needs a constant learning rate and no weight decay "
-        f"(the decay is not stale): got {optimizer!r}; put λ|x|²/2 in the problem",
-    )
-    require(
-        staleness.geometric_ratio is not None,
-        "the modified equation of stale gradients needs a geometric law, Geometric(...) or WorkerQueue(M): got "
-        f"{staleness!r}, whose memory is no single exponential; simulate it instead",
-    )
+    rate = optimizer.learning_rate
+    if isinstance(rate, Schedule) or optimizer.weight_decay != 0:
+        raise ValueError(
+            "the modified equation of SGD with stale gradients needs a constant learning rate and no weight decay "
+            f"(the decay is not stale): got {optimizer!r}"
+        )
+    ratio = staleness.geometric_ratio
+    if ratio is None:
+        raise ValueError(
+            "the modified equation of stale gradients needs a geometric law, Geometric(...) or WorkerQueue(M): got "
+            f"{staleness!r}, whose memory is no single exponential; simulate it instead"
+        )
     require(
         forcing != "linear" or problem.is_quadratic,
         f"forcing='linear' needs a quadratic problem: {type(problem).__name__} is not; use forcing='general'",
     )
     linear = problem.is_quadratic if forcing == "auto" else forcing == "linear"
-    fields = (problem, optimizer.learning_rate, staleness.geometric_ratio, order, bool(staleness_noise))
+    fields = (problem, rate, ratio, order, bool(staleness_noise))
     if staleness.is_independent:
         return (LinearForcingEquation if linear else GeneralForcingEquation)(*fields)
     require(order == 1, "the modified equation of a queue of workers is known to order 1 only: got order=2")
@@ -66,7 +68,6 @@ def stale_equation(
 def stale_clock(optimizer: Optimizer, staleness: Staleness) -> float:
     """Continuous time of a step: √(η(1−μ)) for SGD at a constant rate with a geometric law, else the optimiser's."""
     ratio = staleness.geometric_ratio
-    constant = isinstance(optimizer, SGD) and not isinstance(optimizer.learning_rate, Schedule)
-    if not constant or ratio is None or staleness.mean == 0:
-        return optimizer.time_per_step
-    return inertial_clock(optimizer.learning_rate, ratio)
+    if isinstance(optimizer, SGD) and not isinstance(optimizer.learning_rate, Schedule) and ratio:
+        return inertial_clock(optimizer.learning_rate, ratio)
+    return optimizer.time_per_step

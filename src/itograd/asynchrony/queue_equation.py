@@ -19,7 +19,6 @@ the same equation where ∇F is affine, and of order 1 both.
 
 import equinox as eqx
 import jax
-import jax.numpy as jnp
 
 from itograd.asynchrony.stale_equation import StaleEquation
 

@@ -8,8 +8,8 @@ x and one moving average of what is read follow an equation of motion without no
 `general_equation.py` for independent delays, `queue_equation.py` for workers), and two sources of noise enter it, both
 of variance Δt:
 
-    sampling     Σ̄,  the covariance of a batch's gradient at the stale point    dΣ̄ = γ (Σ(X) − Σ̄) dt,        Σ̄_0 = Σ(x_0)
-    staleness    W,  the spread of what is read about its average               dW = (γ l lᵀ − c W) dt,      W_0 = 0
+    sampling     Σ̄,  the covariance of a batch's gradient at the stale point:   dΣ̄ = γ (Σ(X) − Σ̄) dt,    Σ̄_0 = Σ(x_0)
+    staleness    W,  the spread of what is read about its average:              dW = (γ l lᵀ − c W) dt,  W_0 = 0
 
 where l is how far the average lags behind what is read at X, and c = γ (for a queue γ + γ²Δt). Sampling noise alone
 gives E φ(X) to the same order, and so does no noise at all: the noise moves any fixed φ by O(Δt). The scaled covariance
@@ -119,9 +119,9 @@ class StaleEquation(ModifiedEquation):
     def diffusion(self, t, y, z):
         motion, spread, sampling = y
         d = self.problem.dim
-        head, tail = (z[:-d], z[-d:]) if self.staleness_noise else (z, None)
+        head = z[:-d] if self.staleness_noise else z
         batch = self.problem.noise_root(motion[0], head) if sampling is None else semidefinite_root(sampling) @ head
-        stale = jnp.zeros_like(batch) if spread is None else semidefinite_root(spread) @ tail
+        stale = jnp.zeros_like(batch) if spread is None else semidefinite_root(spread) @ z[-d:]
         still = [None if matrix is None else jnp.zeros_like(matrix) for matrix in (spread, sampling)]
         return self.kick(motion, batch, stale), *still
 
@@ -148,6 +148,9 @@ class MomentForm(ModifiedEquation):
     """
 
     equation: StaleEquation
+
+    def __init__(self, equation: StaleEquation):
+        self.equation = equation
 
     @property
     def problem(self):
