@@ -49,7 +49,7 @@ class Asynchronous(Optimizer):
         return AsynchronousChain(problem, self.optimizer, self.staleness)
 
     def modified_equation(self, problem, order=1, *, staleness_noise=True, forcing="auto", **options):
-        """The SDE of SGD with geometric staleness (`equations.py`); without delay the optimiser's own, with its options."""
+        """The SDE of SGD with geometric staleness (`equations.py`); without delay the optimiser's own."""
         if self.staleness.mean == 0:
             return self.optimizer.modified_equation(problem, order, **options)
         require(not options, f"the modified equation of stale gradients takes no options {sorted(options)}")

@@ -7,8 +7,9 @@ With Δ_s = x_s − x_{s−1}, the rate α, explicit momentum μ_L and the gradi
 
 The first is the mean's equation of motion under geometric staleness (Mitliagkas, Zhang, Hadjis, Ré 2016, Theorem 6)
 solved for μ_S. The second is μ_L without delay, μ_L + τ α h for slow modes of curvature h under a fixed delay τ, and
-μ_S (1 + α g/Δ) for a queue (derived): never the sum of implicit and explicit momentum. Both divide averages: Δ and g
-are averaged over runs and, with a `memory`, over time, before the division; a ratio of single noisy steps is biased.
+μ_S (1 + α g/Δ) for a queue, (M−1) α h for its slow modes (derived): not the sum of implicit and explicit momentum. Both
+divide averages: Δ and g are averaged over runs and, with a `memory`, over time, before the division; a ratio of single
+noisy steps is biased.
 
 A gradient that was *applied* in the step from x_s, taken at an older point, says nothing of asynchrony: in place of g_s
 it returns μ_L as the total and 0 as the implicit momentum, whatever the delay.
