@@ -25,6 +25,7 @@ class Asynchronous(Optimizer):
 
     @property
     def time_per_step(self):
+        """√(η(1−μ)) for SGD at a constant rate under a geometric law, else the optimiser's own clock."""
         return stale_clock(self.optimizer, self.staleness)
 
     @property

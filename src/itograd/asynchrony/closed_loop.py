@@ -57,7 +57,8 @@ class ClosedLoopMomentum:
     At each step k give `observe` the iterate x_k and the gradient that is about to be applied, which was taken at
     x_{k−delay}; it returns the momentum to apply in this step. `gain` is γ; `momentum` starts at `initial`, by default
     the target. Coordinates that did not move are left out of the median; where none did, momentum stays. It is kept
-    within ±`LIMIT`, so that an outlier of the estimate cannot make the run unstable by itself.
+    within ±`LIMIT`, so that an outlier of the estimate cannot make the run unstable by itself. `target` and
+    `learning_rate` may be set anew between steps.
 
     >>> loop = ClosedLoopMomentum(0.5, learning_rate=0.1, delay=0, gain=0.1)
     >>> x = [np.array([0.9**k]) for k in range(3)]  # moves with momentum 0.9, though it is told to use 0.5

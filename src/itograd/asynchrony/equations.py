@@ -58,7 +58,7 @@ def stale_equation(
         f"forcing='linear' needs a quadratic problem: {type(problem).__name__} is not; use forcing='general'",
     )
     linear = problem.is_quadratic if forcing == "auto" else forcing == "linear"
-    fields = (problem, rate, ratio, order, bool(staleness_noise))
+    fields = (problem, rate, 1 - ratio, order, bool(staleness_noise))
     if staleness.is_independent:
         return (LinearForcingEquation if linear else GeneralForcingEquation)(*fields)
     require(order == 1, "the modified equation of a queue of workers is known to order 1 only: got order=2")
@@ -69,5 +69,5 @@ def stale_clock(optimizer: Optimizer, staleness: Staleness) -> float:
     """Continuous time of a step: √(η(1−μ)) for SGD at a constant rate with a geometric law, else the optimiser's."""
     ratio = staleness.geometric_ratio
     if isinstance(optimizer, SGD) and not isinstance(optimizer.learning_rate, Schedule) and ratio:
-        return inertial_clock(optimizer.learning_rate, ratio)
+        return inertial_clock(optimizer.learning_rate, 1 - ratio)
     return optimizer.time_per_step

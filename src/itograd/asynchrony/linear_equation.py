@@ -44,4 +44,4 @@ class LinearForcingEquation(StaleEquation):
 
     def point(self, motion):
         m, p = motion
-        return m + (1.0 if self.order == 1 else self.ratio) / self.friction * p
+        return m + (1.0 if self.order == 1 else 1 - self.freshness) / self.friction * p

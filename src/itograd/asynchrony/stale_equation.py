@@ -34,20 +34,20 @@ Vector = Float[Array, " d"]
 Matrix = Float[Array, "d d"]
 
 
-def inertial_clock(learning_rate: float, ratio: float) -> float:
+def inertial_clock(learning_rate: float, freshness: float) -> float:
     """Δt = √(η(1−μ)), the continuous time of one step."""
-    return (learning_rate * (1 - ratio)) ** 0.5
+    return (learning_rate * freshness) ** 0.5
 
 
 class StaleEquation(ModifiedEquation):
     """An SDE of SGD with stale gradients. State: (motion, W, Σ̄), motion the two vectors that move.
 
-    W is None without `staleness_noise`, Σ̄ where Σ is constant. `ratio` is μ.
+    W is None without `staleness_noise`, Σ̄ where Σ is constant. `freshness` is 1−μ, the probability of no delay.
     """
 
     problem: Problem
     learning_rate: float
-    ratio: float
+    freshness: float
     order: int = eqx.field(static=True, default=1)
     staleness_noise: bool = eqx.field(static=True, default=True)
 
@@ -78,12 +78,12 @@ class StaleEquation(ModifiedEquation):
 
     @property
     def time_per_step(self):
-        return inertial_clock(self.learning_rate, self.ratio)
+        return inertial_clock(self.learning_rate, self.freshness)
 
     @property
     def friction(self):
         """γ = √((1−μ)/η)."""
-        return ((1 - self.ratio) / self.learning_rate) ** 0.5
+        return (self.freshness / self.learning_rate) ** 0.5
 
     @property
     def weak_order(self):
