@@ -22,7 +22,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float
-from scipy import stats
+from scipy import signal, stats
 
 from itograd.validation import require, require_count, require_number
 
@@ -155,14 +155,9 @@ def _estimate(iterates, gradients, learning_rate, parts: Callable, memory, confi
 
 
 def _moving_average(values, memory: float):
-    """Σ_j (1−β) β^j values_{t−j}/(1 − β^{t+1}) along the first axis, β = 1 − 1/memory."""
-    if memory == 1:
-        return values
-    beta, average, found = 1 - 1 / memory, np.zeros_like(values[0]), np.empty_like(values)
-    for t, value in enumerate(values):
-        average = beta * average + (1 - beta) * value
-        found[t] = average / (1 - beta ** (t + 1))
-    return found
+    """Σ_j (1−β) β^j values_{t−j} along the first axis, β = 1 − 1/memory; what it lacks at first, both averages lack."""
+    beta = 1 - 1 / memory
+    return signal.lfilter([1 - beta], [1, -beta], values, axis=0)
 
 
 def _summary(numerator, denominator) -> tuple[float, float]:
