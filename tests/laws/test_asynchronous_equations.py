@@ -118,6 +118,7 @@ def test_the_moment_equations_of_the_theory(law, equations, forcing, problem, nu
     ("law", "problem", "options"),
     [
         (Geometric(mean=4), PLANE, {"forcing": "linear", "order": 2}),
+        (Geometric(mean=4), PLANE, {"staleness_noise": False}),  # the exact step
         (Geometric(mean=4), CURVATURES, {"forcing": "general", "staleness_noise": False}),
         pytest.param(WorkerQueue(5), PLANE, {"forcing": "general"}, marks=pytest.mark.slow),
         (WorkerQueue(5), CURVATURES, {"forcing": "linear"}),

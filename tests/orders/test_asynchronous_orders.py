@@ -132,6 +132,39 @@ def test_the_scaled_covariance_converges_with_staleness_noise_and_not_without():
     assert slopes(rule - both)[3] == pytest.approx(1, abs=0.1)
 
 
+def exact_covariance(eta, mu, problem, x0, steps, *, queue):
+    """Cov x in d dimensions (theory 1.8)."""
+    h, sigma, workers = problem.hessian, problem.root @ problem.root.T, 1 / (1 - mu)
+    x = m = x0
+    a = c = d = s = np.outer(x0, x0)
+    for _ in range(steps):
+        x = x - eta * h @ m
+        m = mu * m + (1 - mu) * x
+        new = a - eta * (h @ c.T + c @ h) + eta**2 * (h @ s @ h + sigma)
+        e, f = c - eta * h @ d, c - eta * h @ s
+        if queue:
+            c = e + (new - f) / workers
+            d = d + ((e.T - d) + (e.T - d).T) / workers + (new - f - f.T + s) / workers**2
+        else:
+            c, d = mu * e + (1 - mu) * new, mu**2 * d + mu * (1 - mu) * (e + e.T) + (1 - mu) ** 2 * new
+        a, s = new, mu * s + (1 - mu) * new
+    return a - np.outer(x, x)
+
+
+@pytest.mark.parametrize("law", ["independent", "queue"])
+def test_the_covariance_of_two_coordinates_that_share_their_delay(law):
+    plane = ig.problems.Quadratic([[2.0, 0.5], [0.5, 1.0]], [[1.0, 0.3], [0.3, 0.5]])
+    x0, errors = np.array([1.0, -0.5]), []
+    for eta in (1 / 160, 1 / 320):
+        mu = 1 - 4 * eta
+        optimizer = Asynchronous(ig.SGD(eta), WorkerQueue(round(0.25 / eta)) if law == "queue" else Geometric(ratio=mu))
+        exact = exact_covariance(eta, mu, plane, x0, round(END / (2 * eta)), queue=law == "queue")
+        sde = ig.modified_equation(optimizer, plane)
+        errors.append((ig.moments(sde, x0=x0, save_at=[END])["covariance"].values[0] - exact) / (2 * eta))
+    local = np.log2(np.abs(errors[0]) / np.abs(errors[1]))
+    np.testing.assert_allclose(local, 1, atol=0.1)
+
+
 def test_a_queue_is_not_independent_delays():
     """Theory 1.7 at c = 1: Var X/Δt of an exact queue 1.167, of the SDE with independent delays 1.705."""
     eta, problem = 1 / 1024, ig.problems.Quadratic(2.0, 1.0)
