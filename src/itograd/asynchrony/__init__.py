@@ -20,6 +20,11 @@ from itograd.asynchrony.service import Gamma as Gamma
 from itograd.asynchrony.service import LogNormal as LogNormal
 from itograd.asynchrony.service import Service as Service
 from itograd.asynchrony.service import Uniform as Uniform
+from itograd.asynchrony.closed_loop import ClosedLoopMomentum as ClosedLoopMomentum
+from itograd.asynchrony.closed_loop import yellowfin_tuning as yellowfin_tuning
+from itograd.asynchrony.momentum_estimates import MomentumEstimate as MomentumEstimate
+from itograd.asynchrony.momentum_estimates import implicit_momentum_from_run as implicit_momentum_from_run
+from itograd.asynchrony.momentum_estimates import total_momentum_from_run as total_momentum_from_run
 from itograd.asynchrony.staleness import Fixed as Fixed
 from itograd.asynchrony.staleness import Geometric as Geometric
 from itograd.asynchrony.staleness import Pmf as Pmf

@@ -10,6 +10,7 @@ rule that answers staleness (`compensation.py`), by default none.
 from __future__ import annotations
 
 from itograd.asynchrony.compensation import Compensation
+from itograd.asynchrony.equations import stale_clock, stale_equation
 from itograd.asynchrony.staleness import Staleness
 from itograd.optimizers.optimizer import Optimizer
 from itograd.problems.problem import Problem
@@ -51,11 +52,12 @@ class Asynchronous(Optimizer):
 
     @property
     def time_per_step(self):
-        return self.optimizer.time_per_step
+        """√(η(1−μ)) for SGD at a constant rate under a geometric law, else the optimiser's own clock."""
+        return stale_clock(self.optimizer, self.staleness)
 
     @property
     def is_affine(self):
-        return self.optimizer.is_affine and self.staleness.mean == 0  # else a state alone does not close
+        return self.optimizer.is_affine and self.compensation is None
 
     def init(self, x0):
         return self.optimizer.init(x0)
@@ -74,8 +76,15 @@ class Asynchronous(Optimizer):
             return self.optimizer.chain(problem)
         return AsynchronousChain(problem, self)
 
-    def modified_equation(self, problem, order=1, **options):
-        raise ValueError(f"no modified equation is known for {type(self.optimizer).__name__} with stale gradients")
+    def modified_equation(self, problem, order=1, *, staleness_noise=True, forcing="auto", **options):
+        """The SDE of SGD with geometric staleness (`equations.py`); without delay the optimiser's own."""
+        if self.staleness.mean == 0:
+            return self.optimizer.modified_equation(problem, order, **options)
+        require(not options, f"the modified equation of stale gradients takes no options {sorted(options)}")
+        require(self.compensation is None, f"no modified equation is known with {self.compensation!r}: simulate it")
+        return stale_equation(
+            self.optimizer, self.staleness, problem, order, staleness_noise=staleness_noise, forcing=forcing
+        )
 
 
 class AsynchronousChain(Chain):

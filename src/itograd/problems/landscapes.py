@@ -95,6 +95,41 @@ class DoubleWell(Landscape):
         return jnp.full((1, 1), self.noise_std)
 
 
+class LogCosh(Landscape):
+    """L(x) = log cosh x with gradient noise of constant variance s²/B (theory: asynchrony 1.9).
+
+    Convex, quadratic at the minimum 0 (L'' = 1) and linear far from it (|L'| < 1). `noise_std` is s, of one sample.
+    Starts at x0 = 2.
+
+    >>> round(float(LogCosh().gradient(np.array([1.0]))[0]), 6)
+    0.761594
+    """
+
+    noise_std: float
+
+    def __init__(self, noise_std: float = 1.0, noise: str = "gaussian", batch_size: int = 1):
+        super().__init__(noise, batch_size)
+        require_number("noise_std", noise_std, minimum=0)
+        self.noise_std = float(noise_std)
+
+    @property
+    def has_additive_noise(self):
+        return True
+
+    @property
+    def x0(self):
+        return np.array([2.0])
+
+    def loss(self, x):
+        return jnp.logaddexp(x[0], -x[0]) - math.log(2)
+
+    def gradient(self, x):
+        return jnp.tanh(x)
+
+    def sample_root(self, x):
+        return jnp.full((1, 1), self.noise_std)
+
+
 class FlatSharp(Landscape):
     """Two wells, the left one flat and the right one sharp (theory 4.3, amendment 14).
 

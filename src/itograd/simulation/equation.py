@@ -79,7 +79,7 @@ class ModifiedEquation(eqx.Module):
         return True
 
     def affine_form(self) -> "ModifiedEquation":
-        """An equation whose x has the same law and whose moments may close: by default the equation itself.
+        """An equation whose x has the same mean and covariance, and whose moments may close: by default itself.
 
         Raises ValueError, with the reason, where it is known that there is none.
         """
