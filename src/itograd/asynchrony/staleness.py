@@ -215,3 +215,34 @@ class WorkerQueue(Staleness):
         points, times = points.at[writer].set(point), times.at[writer].set(k)  # who wrote last has read since
         writer = draws.index(self.workers)
         return Read(points[writer], k - times[writer]), (points, times, writer)
+
+
+class Pmf(IndependentStaleness):
+    """P(τ = l) = q_l for any q, independent at each step.
+
+    >>> Pmf([0.5, 0.0, 0.5]).mean
+    1.0
+    """
+
+    weights: tuple[float, ...] = eqx.field(static=True)
+
+    def __init__(self, probabilities):
+        weights = np.asarray(probabilities, float)
+        require(weights.ndim == 1 and len(weights) > 0, "the probabilities must be a list: P(τ = 0), P(τ = 1), …")
+        require((weights >= 0).all(), f"probabilities must not be negative: got {weights.min():g}")
+        require(abs(weights.sum() - 1) < 1e-9, f"probabilities must sum to one: got {weights.sum():g}")
+        self.weights = tuple(weights / weights.sum())
+
+    @property
+    def mean(self):
+        return float(np.dot(self.weights, np.arange(len(self.weights))))
+
+    def probabilities(self, tolerance=TOLERANCE):
+        return np.array(self.weights)
+
+    @property
+    def ring_length(self):
+        return len(self.weights)
+
+    def draw(self, draws):
+        return jnp.searchsorted(jnp.cumsum(jnp.array(self.weights[:-1])), draws.uniform(), side="right")
