@@ -43,6 +43,8 @@ MAX_STATE = 2000
 
 def stale_moments(rule: AffineRule, staleness: Staleness) -> StaleMoments:
     """The recursion of an affine rule under a law of staleness; ValueError, with the reason, where none closes."""
+    if staleness.mean == 0:
+        return RingReads(rule, np.ones(1))
     ratio = staleness.geometric_ratio
     if isinstance(staleness, WorkerQueue) and ratio is not None:
         return AverageReads(rule, ratio, consumed=1 / staleness.workers)
@@ -85,6 +87,16 @@ class StaleMoments(ABC):
     @abstractmethod
     def read_covariance(self, covariance, growth=1.0):
         """Cov q where Cov y has been growing by the factor `growth` a step, for ever."""
+
+    @property
+    def has_spread(self) -> bool:
+        """Whether reads differ from their mean at all: V ≠ 0."""
+        return True
+
+    @property
+    def memory(self) -> float:
+        """The factor by which S forgets a step, where it is not part of Cov y."""
+        return 0.0
 
     @abstractmethod
     def spread(self, covariance, growth=1.0):
@@ -160,6 +172,10 @@ class AverageReads(StaleMoments):
     consumed: float = 0.0
 
     @property
+    def memory(self):
+        return self.ratio
+
+    @property
     def read(self):
         d, n = self.dim, self.state_size
         return np.hstack([np.zeros((d, n)), np.eye(d)]), np.zeros(d)
@@ -206,6 +222,10 @@ class RingReads(StaleMoments):
     """Independent delays with P(τ = l) = `weights[l]`: the last L−1 points stand beside the state."""
 
     weights: np.ndarray
+
+    @property
+    def has_spread(self):
+        return int(np.count_nonzero(self.weights)) > 1
 
     @cached_property
     def _points(self):

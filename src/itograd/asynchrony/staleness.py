@@ -231,7 +231,7 @@ class Pmf(IndependentStaleness):
         require(weights.ndim == 1 and len(weights) > 0, "the probabilities must be a list: P(τ = 0), P(τ = 1), …")
         require((weights >= 0).all(), f"probabilities must not be negative: got {weights.min():g}")
         require(abs(weights.sum() - 1) < 1e-9, f"probabilities must sum to one: got {weights.sum():g}")
-        self.weights = tuple(weights / weights.sum())
+        self.weights = tuple((weights / weights.sum()).tolist())
 
     @property
     def mean(self):
