@@ -81,16 +81,23 @@ def affine_rule(optimizer: Optimizer, problem: Problem) -> AffineRule:
     )
 
 
-def affine_mode(optimizer: Optimizer, curvature: float) -> AffineRule:
-    """The matrices of an optimiser on h x²/2, one eigen-direction of a quadratic, without noise."""
+def affine_modes(optimizer: Optimizer, curvatures) -> list[AffineRule]:
+    """The matrices of an optimiser at its step 1 on each h x²/2, the eigen-directions of a quadratic, without noise."""
     require_affine(optimizer)
-    return AffineRule(
-        *linearised(optimizer, 1),
-        gradient=(np.array([[float(curvature)]]), np.zeros(1)),
-        noise=lambda points: np.zeros((len(points), 1, 1)),
-        additive=True,
-        start=lambda x: flattened_start(optimizer.init, x),
-    )
+    update, read, observe = linearised(optimizer, 1)
+    matrices = update(np.array([1]))
+    return [
+        AffineRule(
+            lambda steps: matrices,
+            read,
+            observe,
+            gradient=(np.array([[h]], float), np.zeros(1)),
+            noise=lambda points: np.zeros((len(points), 1, 1)),
+            additive=True,
+            start=lambda x: flattened_start(optimizer.init, x),
+        )
+        for h in curvatures
+    ]
 
 
 def linearised(optimizer: Optimizer, dim: int) -> tuple[Callable, tuple, tuple]:

@@ -146,7 +146,7 @@ def states_at(recursion: MomentRecursion, x0, grid: np.ndarray) -> Iterator:
         yield state
 
 
-def start_point(problem: Problem, x0) -> np.ndarray:
+def start_point(problem, x0) -> np.ndarray:
     """x0, by default the problem's own; ValueError where it does not fit."""
     point = np.asarray(problem.x0 if x0 is None else x0, float)
     require(point.shape == (problem.dim,), f"x0 must have shape ({problem.dim},): got {point.shape}")

@@ -1,6 +1,7 @@
 """Asynchrony: laws of staleness, optimisers with stale gradients, and what they do."""
 
 from itograd.asynchrony.asynchronous import Asynchronous as Asynchronous
+from itograd.asynchrony.efficiency import time_to_target as time_to_target
 from itograd.asynchrony.implicit_momentum import MomentumCascade as MomentumCascade
 from itograd.asynchrony.implicit_momentum import implicit_momentum as implicit_momentum
 from itograd.asynchrony.implicit_momentum import memory_kernel as memory_kernel

@@ -84,9 +84,7 @@ class MomentumCascade:
     learning_rate: float
 
     def __post_init__(self):
-        require(
-            0 <= self.implicit_momentum < 1, f"implicit_momentum must be in [0, 1): got {self.implicit_momentum:g}"
-        )
+        require(0 <= self.implicit_momentum < 1, f"implicit_momentum must be in [0, 1): got {self.implicit_momentum:g}")
         require_number("explicit_momentum", self.explicit_momentum, minimum=-1, maximum=1, exclusive=True)
         require_number("learning_rate", self.learning_rate, minimum=0, exclusive=True)
 

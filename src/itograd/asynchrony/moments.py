@@ -48,11 +48,11 @@ def stale_moments(rule: AffineRule, staleness: Staleness) -> StaleMoments:
     ratio = staleness.geometric_ratio
     if isinstance(staleness, WorkerQueue) and ratio is not None:
         return AverageReads(rule, ratio, consumed=1 / staleness.workers)
-    require(
-        staleness.is_independent,
-        f"the moments of {staleness!r} do not close: its delays depend on each other, and not as those of equal "
-        "exponential workers do. Simulate it, or take its delays as independent: Pmf(law.probabilities())",
-    )
+    if not staleness.is_independent:
+        raise ValueError(
+            f"the moments of {staleness!r} do not close: its delays depend on each other, and not as those of equal "
+            "exponential workers do. Simulate it, or take its delays as independent: Pmf(law.probabilities())"
+        )
     return RingReads(rule, staleness.probabilities(1e-15)) if ratio is None else AverageReads(rule, ratio)
 
 

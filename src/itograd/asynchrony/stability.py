@@ -30,7 +30,7 @@ import numpy as np
 from scipy.linalg import solve_discrete_lyapunov
 from scipy.optimize import brentq
 
-from itograd.analysis.affine_rule import affine_mode
+from itograd.analysis.affine_rule import affine_modes
 from itograd.asynchrony.moments import StaleMoments, stale_moments
 from itograd.asynchrony.staleness import Fixed, Staleness, WorkerQueue
 from itograd.optimizers.optimizer import Optimizer
@@ -51,7 +51,7 @@ def mean_rate(optimizer: Optimizer, staleness: Staleness, curvature) -> np.ndarr
     >>> mean_rate(SGD(0.025), WorkerQueue(10), 1.0).round(6).item()  # without staleness: 0.975
     0.96
     """
-    return _on_each(curvature, lambda h: _mode(optimizer, staleness, h).radius)
+    return _on_each(optimizer, staleness, curvature, lambda mode, h: mode.radius)
 
 
 def mean_square_rate(
@@ -66,10 +66,11 @@ def mean_square_rate(
     [0.993, 1.002]
     """
     require_number("relative_curvature_variance", relative_curvature_variance, minimum=0)
-    return _on_each(
-        curvature,
-        lambda h: _mode(optimizer, staleness, h).mean_square_radius(relative_curvature_variance * h**2),
-    )
+
+    def rate(mode, h):
+        return mode.mean_square_radius(relative_curvature_variance * h**2)
+
+    return _on_each(optimizer, staleness, curvature, rate)
 
 
 def is_stable(
@@ -81,7 +82,7 @@ def is_stable(
 ) -> bool:
     """Whether the optimiser is stable on the curvature, in the sense "mean_square" or "mean"."""
     require_choice("sense", sense, SENSES)
-    mode = _mode(optimizer, staleness, float(curvature))
+    (mode,) = _modes(optimizer, staleness, [float(curvature)])
     if mode.radius >= 1:
         return False
     return sense == "mean" or mode.loop_gain(1.0, relative_curvature_variance * curvature**2) < 1
@@ -97,8 +98,8 @@ def largest_stable_learning_rate(
     """The learning rate up to which `optimizer`, its other hyperparameters kept, is stable on the curvature.
 
     By the closed forms of the head of this file for plain SGD, else by bisection on the exact criterion, to 1e-12.
-    `sense` is "mean_square" (what a run needs) or "mean"; `relative_curvature_variance` is Var(a)/(B h²), 0 for additive
-    noise. The optimiser's own learning rate plays no part.
+    `sense` is "mean_square" (what a run needs) or "mean"; `relative_curvature_variance` is Var(a)/(B h²), 0 for
+    additive noise. The optimiser's own learning rate plays no part.
 
     Raises ValueError for a curvature that is not positive, a law or optimiser whose moments do not close, or schedules.
 
@@ -118,7 +119,7 @@ def largest_stable_learning_rate(
             return limit / curvature
 
     def stable(rate):
-        new = dataclasses.replace(optimizer, learning_rate=rate)
+        new = dataclasses.replace(optimizer, learning_rate=rate)  # type: ignore[call-arg]
         return is_stable(new, staleness, curvature, sense, relative_curvature_variance)
 
     low = high = 1.0 / curvature
@@ -157,10 +158,12 @@ def _positive_root(a: float, b: float, c: float) -> float:
     return 2 * c / (b + root) if b >= 0 else (root - b) / (2 * a)
 
 
-def _on_each(curvature, function) -> np.ndarray:
+def _on_each(optimizer, staleness, curvature, function) -> np.ndarray:
     curvatures = np.asarray(curvature, float)
     require((curvatures > 0).all(), f"curvatures must be positive: got {np.min(curvatures):g}")
-    return np.reshape([function(h) for h in curvatures.ravel().tolist()], curvatures.shape)
+    flat = curvatures.ravel().tolist()
+    values = [function(mode, h) for mode, h in zip(_modes(optimizer, staleness, flat), flat)]
+    return np.reshape(values, curvatures.shape)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -178,6 +181,7 @@ class _Mode:
 
     def loop_gain(self, growth: float, curvature_variance: float) -> float:
         """The spectral radius of (V, v E q²) → C → (V, v E q²) at a growth λ > ρ(F)² of C."""
+
         def spread(c):
             return self.closure.spread(c, growth).item()
 
@@ -191,7 +195,9 @@ class _Mode:
             loops.append((self.g, sampled))
         fed = [_lyapunov(self.f / math.sqrt(growth), b @ b.T / growth) for b, _ in loops]
         gains = np.array([[part(c) for c in fed] for _, part in loops])
-        return float(np.abs(np.linalg.eigvals(gains)).max()) if loops else 0.0
+        if len(loops) < 2:
+            return float(gains.item()) if loops else 0.0
+        return float(np.abs(np.linalg.eigvals(gains)).max())
 
     def mean_square_radius(self, curvature_variance: float) -> float:
         """√λ with gain 1 at λ; 1/gain rises from 0 at the floor, below which nothing decays."""
@@ -209,12 +215,15 @@ class _Mode:
         return math.sqrt(brentq(excess, low, high, xtol=1e-14, rtol=1e-12))
 
 
-def _mode(optimizer: Optimizer, staleness: Staleness, curvature: float) -> _Mode:
+def _modes(optimizer: Optimizer, staleness: Staleness, curvatures: list[float]) -> list[_Mode]:
     schedules = [f.name for f in dataclasses.fields(optimizer) if isinstance(getattr(optimizer, f.name), Schedule)]
     require(not schedules, f"stability is that of constant hyperparameters: {', '.join(schedules)} has a schedule")
-    closure = stale_moments(affine_mode(optimizer, curvature), staleness)
-    (f,), _, (n,), (g,) = closure.matrices(np.array([1]))
-    return _Mode(closure, f, n, g)
+    modes = []
+    for rule in affine_modes(optimizer, curvatures):
+        closure = stale_moments(rule, staleness)
+        (f,), _, (n,), (g,) = closure.matrices(np.array([1]))
+        modes.append(_Mode(closure, f, n, g))
+    return modes
 
 
 def _lyapunov(f, q):
@@ -222,4 +231,5 @@ def _lyapunov(f, q):
     size = len(f)
     if size > 8:
         return solve_discrete_lyapunov(f, q)
-    return np.linalg.solve(np.eye(size * size) - np.kron(f, f), q.ravel()).reshape(size, size)
+    product = (f[:, None, :, None] * f[None, :, None, :]).reshape(size * size, size * size)
+    return np.linalg.solve(np.eye(size * size) - product, q.ravel()).reshape(size, size)

@@ -1,4 +1,4 @@
-"""The moments of the stale reads themselves: of the mean read m_k and of the reads q_k (theory: asynchrony 1.2, 1.8)."""
+"""The moments of the stale reads: of the mean read m_k and of the reads q_k (theory: asynchrony 1.2, 1.8)."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def read_moments(
     """
     if not isinstance(optimizer, Asynchronous):
         raise TypeError(f"read_moments are those of an Asynchronous optimiser: got {optimizer!r}")
-    recursion, rule = recursion_of(optimizer, problem)
+    recursion, _ = recursion_of(optimizer, problem)
     require(isinstance(recursion, StaleMoments), "without delay every read is the point itself: use itograd.moments")
     assert isinstance(recursion, StaleMoments)
     grid = save_grid(float(optimizer.time_per_step), steps, save_every, save_at)

@@ -79,7 +79,7 @@ def tune(
     rate = _slowest_rate(staleness, [curvature_min, curvature_max], sense, relative_curvature_variance)
     reach = 8 * (1 + staleness.mean) if sense == "mean" else 4.0  # κ beyond which nothing is stable
     bounds = math.log(1e-3 / curvature_max), math.log(reach / curvature_max)
-    scans = 60 if staleness.geometric_ratio is not None and sense == "mean" else 16
+    scans = 60 if staleness.geometric_ratio is not None and sense == "mean" else 12
 
     def best_log_rate(explicit: float) -> tuple[float, float]:
         return _minimum(lambda log_rate: rate(math.exp(log_rate), explicit), *bounds, scans)
@@ -120,7 +120,7 @@ def _minimum(function, low: float, high: float, scans: int) -> tuple[float, floa
     values = [function(point) for point in points.tolist()]
     best = int(np.argmin(values))
     around = float(points[max(best - 1, 0)]), float(points[min(best + 1, scans - 1)])
-    found = minimize_scalar(function, bounds=around, method="bounded", options={"xatol": 1e-6 * (high - low)})
+    found = minimize_scalar(function, bounds=around, method="bounded", options={"xatol": 1e-5 * (high - low)})
     if found.fun < values[best]:
         return float(found.x), float(found.fun)
     return float(points[best]), float(values[best])
