@@ -65,12 +65,11 @@ def affine_rule(optimizer: Optimizer, problem: Problem) -> AffineRule:
     require_affine(optimizer)
     with double():
         exact = as_traced(problem, "float64")
-        covariance = jax.jit(jax.vmap(exact.noise_covariance))
         gradient = affine_map(exact.gradient, jnp.zeros(exact.dim))
 
     def noise(points):
         with double():
-            return np.asarray(covariance(jnp.asarray(points)))
+            return np.asarray(_noise_covariances(exact, jnp.asarray(points)))
 
     return AffineRule(
         *linearised(optimizer, problem.dim),
@@ -129,6 +128,11 @@ def _update_matrices(rule, dim, steps):
         return a, b, updated(jnp.zeros_like(flat), origin, k)
 
     return jax.vmap(matrices)(steps)
+
+
+@eqx.filter_jit
+def _noise_covariances(problem, points):
+    return jax.vmap(problem.noise_covariance)(points)
 
 
 @eqx.filter_jit
