@@ -130,12 +130,11 @@ def test_optima_for_the_mean_square(largest, implicit, independent, queue):
 
 
 def test_any_law_is_tuned():
-    best = tune(Pmf([0.5, 0.0, 0.5]), 1.0, 4.0, momentum=0.0)
-    rates = [
-        mean_square_rate(ig.SGD(eta), Pmf([0.5, 0.0, 0.5]), [1.0, 4.0]).max() for eta in np.linspace(0.02, 0.3, 57)
-    ]
-    assert best.rate == pytest.approx(min(rates), abs=2e-3)
-    assert best.rate <= min(rates) + 1e-9
+    law = Pmf([0.5, 0.0, 0.5])
+    best = tune(law, 1.0, 4.0, momentum=0.0)
+    assert mean_square_rate(ig.SGD(best.learning_rate), law, [1.0, 4.0]).max() == pytest.approx(best.rate, rel=1e-12)
+    for eta in [*np.linspace(0.02, 0.4, 39), 0.999 * best.learning_rate, 1.001 * best.learning_rate]:
+        assert mean_square_rate(ig.SGD(eta), law, [1.0, 4.0]).max() > best.rate
 
 
 # Time to a target
@@ -144,19 +143,19 @@ PROBLEM = ig.problems.Quadratic([[1.0, 0.3], [0.3, 0.5]], [[1.0, 0.2], [0.2, 0.4
 
 
 def test_predicted_steps_are_those_of_the_exact_moments():
-    for optimizer in (ig.SGD(0.02), ig.Momentum(0.01, 0.4)):
-        costs = time_to_target(optimizer, PROBLEM, 0.04, x0=[3.0, 1.0], workers=[1, 4], tune_learning_rate=False)
+    for optimizer in (ig.SGD(0.04), ig.Momentum(0.02, 0.4)):
+        costs = time_to_target(optimizer, PROBLEM, 0.06, x0=[3.0, 1.0], workers=[1, 4], tune_learning_rate=False)
         for count in (1, 4):
             for scheme, chain, batch in (
                 ("asynchronous", Asynchronous(optimizer, WorkerQueue(count)), 1),
                 ("synchronous", optimizer, count),
             ):
                 problem = PROBLEM.with_batch_size(batch)
-                exact = ig.moments(chain, problem, x0=[3.0, 1.0], steps=900, save_every=1)
+                exact = ig.moments(chain, problem, x0=[3.0, 1.0], steps=250, save_every=1)
                 away = exact["mean"].values - PROBLEM.minimizer
                 second = exact["covariance"].values + away[:, :, None] * away[:, None, :]
                 losses = 0.5 * np.einsum("kij,ij->k", second, PROBLEM.hessian)
-                steps = np.flatnonzero(losses <= 0.04)[0]
+                steps = np.flatnonzero(losses <= 0.06)[0]
                 assert costs["steps"].sel(scheme=scheme, workers=count).item() == steps
                 assert costs["learning_rate"].sel(scheme=scheme, workers=count).item() == optimizer.learning_rate
 
@@ -183,16 +182,14 @@ def test_other_services_by_samples_or_by_their_distribution():
 
 def test_the_best_number_of_workers():
     """Hardly any noise: more workers only make gradients staler, and throughput pays for it up to a point."""
-    quiet = ig.problems.Quadratic([1.0, 0.5], [1e-4, 1e-4])
-    workers = [1, 2, 4, 8, 16]
-    costs = time_to_target(ig.SGD(0.1), quiet, 1e-3, x0=[3.0, 3.0], workers=workers)
+    quiet, noisy = ig.problems.Quadratic([1.0, 0.5], [1e-4, 1e-4]), ig.problems.Quadratic([1.0, 0.1], [1.0, 1.0])
+    costs = time_to_target(ig.SGD(0.1), quiet, 1e-3, x0=[3.0, 3.0], workers=[1, 2, 4])
     assert costs["time"].idxmin("workers").sel(scheme="asynchronous") == 1
-    noisy = time_to_target(ig.SGD(0.1), ig.problems.Quadratic(1.0, 1.0), 0.02, x0=[3.0], workers=workers)
-    assert noisy["time"].idxmin("workers").sel(scheme="asynchronous") == 16
-    steps = noisy["steps"].sel(scheme="asynchronous").values
-    assert all(np.diff(steps) > 0)  # statistical efficiency is lost
-    rates = noisy["learning_rate"].sel(scheme="asynchronous").values
-    assert all(np.diff(rates) < 0)
+    costs = time_to_target(ig.SGD(0.1), noisy, 0.05, x0=[3.0, 3.0], workers=[1, 4, 16])
+    assert costs["time"].idxmin("workers").sel(scheme="asynchronous") == 16
+    assert all(np.diff(costs["steps"].sel(scheme="asynchronous")) > 0)  # statistical efficiency is lost
+    assert all(np.diff(costs["learning_rate"].sel(scheme="asynchronous")) < 0)
+    assert (costs["time"].sel(scheme="asynchronous") <= costs["time"].sel(scheme="synchronous")).all()
     fixed = time_to_target(ig.SGD(0.5), PROBLEM, 1e-3, workers=[4], tune_learning_rate=False)
     assert np.isinf(fixed["time"]).all()  # below the noise floor
 
@@ -202,7 +199,7 @@ def test_the_best_number_of_workers():
     [
         (lambda: tune(Fixed(1), 2.0, 1.0), "curvature_max must be"),
         (lambda: tune(Fixed(1), 1.0, 2.0, momentum=1.0), r"momentum must be .* in \(-1, 1\)"),
-        (lambda: time_to_target(ig.SGD(0.1), PROBLEM, 0.0), "target must be above the smallest loss, 0"),
+        (lambda: time_to_target(ig.SGD(0.1), PROBLEM, 0.0), "target must be above the smallest loss"),
         (lambda: time_to_target(ig.SGD(0.1), PROBLEM, 0.1, service="gamma"), "service must be 'exponential'"),
         (lambda: time_to_target(ig.SGD(0.1), PROBLEM, 0.1, service=[1.0, 2.0]), "give staleness, a function of"),
         (lambda: time_to_target(ig.SGD(0.1), PROBLEM, 0.1, workers=[0]), "workers must be at least 1"),

@@ -32,7 +32,7 @@ from itograd.asynchrony.staleness import Fixed, Staleness, WorkerQueue
 from itograd.optimizers.optimizer import Optimizer
 from itograd.problems.problem import Problem
 from itograd.simulation.affine import affine_map
-from itograd.simulation.precision import double
+from itograd.simulation.precision import as_traced, double
 from itograd.validation import require, require_count, require_number
 
 SCHEMES = ("asynchronous", "synchronous")
@@ -122,12 +122,13 @@ def _modes_of(problem: Problem, x0, target) -> _Modes:
     require_number("target", target)
     point = start_point(problem, x0)
     with double():
-        hessian, shift = affine_map(problem.gradient, np.zeros(problem.dim))
+        exact = as_traced(problem, "float64")
+        hessian, shift = affine_map(exact.gradient, jnp.zeros(problem.dim))
         curvatures, basis = np.linalg.eigh(hessian)
         require(curvatures[0] > 0, f"the curvatures must be positive: the smallest is {curvatures[0]:.3g}")
-        minimizer = jnp.asarray(np.linalg.solve(hessian, -shift))
-        excess = float(target) - float(problem.loss(minimizer))
-        noise = np.diag(basis.T @ np.asarray(problem.noise_covariance(minimizer)) @ basis)
+        minimizer = np.linalg.solve(hessian, -shift)
+        excess = float(target) - float(exact.loss(jnp.asarray(minimizer)))
+        noise = np.diag(basis.T @ np.asarray(exact.noise_covariance(jnp.asarray(minimizer))) @ basis)
     require(excess > 0, f"target must be above the smallest loss, {float(target) - excess:.6g}: got {target:g}")
     return _Modes(curvatures, noise, (basis.T @ (point - minimizer)) ** 2, excess)
 

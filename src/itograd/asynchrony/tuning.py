@@ -79,7 +79,7 @@ def tune(
     rate = _slowest_rate(staleness, [curvature_min, curvature_max], sense, relative_curvature_variance)
     reach = 8 * (1 + staleness.mean) if sense == "mean" else 4.0  # κ beyond which nothing is stable
     bounds = math.log(1e-3 / curvature_max), math.log(reach / curvature_max)
-    scans = 60 if staleness.geometric_ratio is not None and sense == "mean" else 12
+    scans = 60 if staleness.geometric_ratio is not None and sense == "mean" else 10
 
     def best_log_rate(explicit: float) -> tuple[float, float]:
         return _minimum(lambda log_rate: rate(math.exp(log_rate), explicit), *bounds, scans)
