@@ -1,6 +1,8 @@
 """Asynchrony: laws of staleness, optimisers with stale gradients, and what they do."""
 
 from itograd.asynchrony.asynchronous import Asynchronous as Asynchronous
+from itograd.asynchrony.closed_loop import ClosedLoopMomentum as ClosedLoopMomentum
+from itograd.asynchrony.closed_loop import yellowfin_tuning as yellowfin_tuning
 from itograd.asynchrony.compensation import AdaptiveDelayCompensated as AdaptiveDelayCompensated
 from itograd.asynchrony.compensation import Compensation as Compensation
 from itograd.asynchrony.compensation import DelayAdaptive as DelayAdaptive
@@ -9,9 +11,16 @@ from itograd.asynchrony.compensation import Dropping as Dropping
 from itograd.asynchrony.compensation import GapAware as GapAware
 from itograd.asynchrony.compensation import MindTheStep as MindTheStep
 from itograd.asynchrony.compensation import StalenessAware as StalenessAware
+from itograd.asynchrony.efficiency import time_to_target as time_to_target
 from itograd.asynchrony.events import Events as Events
 from itograd.asynchrony.events import measured_law as measured_law
 from itograd.asynchrony.events import simulate_events as simulate_events
+from itograd.asynchrony.implicit_momentum import MomentumCascade as MomentumCascade
+from itograd.asynchrony.implicit_momentum import implicit_momentum as implicit_momentum
+from itograd.asynchrony.implicit_momentum import memory_kernel as memory_kernel
+from itograd.asynchrony.momentum_estimates import MomentumEstimate as MomentumEstimate
+from itograd.asynchrony.momentum_estimates import implicit_momentum_from_run as implicit_momentum_from_run
+from itograd.asynchrony.momentum_estimates import total_momentum_from_run as total_momentum_from_run
 from itograd.asynchrony.rule_comparison import compare_rules as compare_rules
 from itograd.asynchrony.service import Deterministic as Deterministic
 from itograd.asynchrony.service import Empirical as Empirical
@@ -20,15 +29,16 @@ from itograd.asynchrony.service import Gamma as Gamma
 from itograd.asynchrony.service import LogNormal as LogNormal
 from itograd.asynchrony.service import Service as Service
 from itograd.asynchrony.service import Uniform as Uniform
-from itograd.asynchrony.closed_loop import ClosedLoopMomentum as ClosedLoopMomentum
-from itograd.asynchrony.closed_loop import yellowfin_tuning as yellowfin_tuning
-from itograd.asynchrony.momentum_estimates import MomentumEstimate as MomentumEstimate
-from itograd.asynchrony.momentum_estimates import implicit_momentum_from_run as implicit_momentum_from_run
-from itograd.asynchrony.momentum_estimates import total_momentum_from_run as total_momentum_from_run
+from itograd.asynchrony.stability import largest_stable_learning_rate as largest_stable_learning_rate
+from itograd.asynchrony.stability import mean_rate as mean_rate
+from itograd.asynchrony.stability import mean_square_rate as mean_square_rate
+from itograd.asynchrony.stability_margin import stability_margin as stability_margin
+from itograd.asynchrony.stale_read_moments import read_moments as read_moments
 from itograd.asynchrony.staleness import Fixed as Fixed
 from itograd.asynchrony.staleness import Geometric as Geometric
 from itograd.asynchrony.staleness import Pmf as Pmf
 from itograd.asynchrony.staleness import Staleness as Staleness
 from itograd.asynchrony.trace import Trace as Trace
 from itograd.asynchrony.trace import read_trace as read_trace
+from itograd.asynchrony.tuning import tune as tune
 from itograd.asynchrony.worker_queue import WorkerQueue as WorkerQueue
