@@ -16,7 +16,8 @@ gives E φ(X) to the same order, and so does no noise at all: the noise moves an
 Cov(X)/Δt shows the difference: without W it is wrong by O(1) at every η (derived and measured, theory 1.3 and 1.9;
 whether the paper's Σ holds W could not be read).
 
-W and Σ̄ are d×d matrices of the state, and their roots are taken at each step: equations for few parameters.
+W and Σ̄ are d×d matrices of the state, and their roots are taken at each step, pivot by pivot: equations for about ten
+parameters at most (at 32 the step takes most of a minute to compile).
 """
 
 from __future__ import annotations
