@@ -274,7 +274,14 @@ def test_explicit_momentum_follows_seven_moments(explicit, queue):
     )
 
 
-OPTIMIZERS = [ig.SGD(0.1, weight_decay=0.2), ig.Momentum(0.2, -0.5), ig.Nesterov(0.06, 0.6, point="iterate")]
+class ReadsBeside(ig.SGD):
+    """A read that is affine, and not linear, in the state."""
+
+    def read(self, state):
+        return state + 0.3
+
+
+OPTIMIZERS = [ReadsBeside(0.1, weight_decay=0.2), ig.Momentum(0.2, -0.5), ig.Nesterov(0.06, 0.6, point="iterate")]
 
 
 @pytest.mark.parametrize(("optimizer", "problem"), [*zip(OPTIMIZERS, [LINES, THREE, LINES])])

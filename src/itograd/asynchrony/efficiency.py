@@ -67,7 +67,7 @@ def time_to_target(
     >>> import itograd as ig
     >>> problem = ig.problems.Quadratic(1.0, 1.0)
     >>> costs = time_to_target(ig.SGD(0.1), problem, 0.05, x0=[10.0], workers=[1, 4, 16])
-    >>> costs["time"].idxmin("workers").values.tolist()
+    >>> costs["time"].idxmin("workers").astype(int).values.tolist()
     [16, 16]
     """
     for count in workers:
