@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import itograd as ig
-from itograd.asynchrony import Asynchronous, Fixed, Gamma, Geometric, Pmf, StalenessAware, Trace, WorkerQueue
+from itograd.asynchrony import Asynchronous, Dropping, Fixed, Gamma, Geometric, Pmf, StalenessAware, Trace, WorkerQueue
 from itograd.asynchrony.asynchronous import AsynchronousChain
 from itograd.simulation.draws import INITIAL, STALENESS, Draws
 from itograd.simulation.precision import as_traced, double
@@ -123,12 +123,14 @@ def test_a_network_learns_from_stale_gradients():
 
 def test_what_has_no_meaning_with_stale_gradients_is_refused():
     stale = Asynchronous(ig.SGD(0.1), Fixed(2))
+    dropping = Asynchronous(ig.SGD(0.1), Geometric(2), Dropping(5))
     refusals = {
         "SVAG changes the problem or the steps itself": lambda: Asynchronous(ig.SVAG(ig.SGD(0.1), 4), Fixed(2)),
         "Asynchronous changes the problem": lambda: Asynchronous(stale, Fixed(2)),
         "no scaling rule is known for Asynchronous": lambda: ig.SVAG(stale, 4),
-        "no modified equation is known for SGD with stale": lambda: ig.modified_equation(stale, QUIET),
-        "Asynchronous is not; simulate it": lambda: ig.moments(stale, QUIET, x0=X0, steps=3),
+        "of stale gradients needs a geometric law": lambda: ig.modified_equation(stale, QUIET),
+        "no modified equation is known with Dropping": lambda: ig.modified_equation(dropping, QUIET),
+        "Asynchronous is not; simulate it": lambda: ig.moments(dropping, QUIET, x0=X0, steps=3),
     }
     for message, make in refusals.items():
         with pytest.raises(ValueError, match=message):
