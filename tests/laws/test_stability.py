@@ -71,9 +71,9 @@ def test_limits_at_a_mean_delay_of_seven():
                 ig.stationary_covariance(Asynchronous(ig.SGD(rate * (1 + 1e-6)), law), problem)
 
 
-def radius_of_all_moments(optimizer, law, variance):
+def radius_of_all_moments(optimizer, law, variance, curvature=1.0):
     """√ρ of the whole map of (Cov y, S): what the loop gain replaces."""
-    (mode,) = stability._modes(optimizer, law, [1.0])
+    (mode,) = stability._modes(optimizer, law, [curvature])
     f, n, g, closure = mode.f, mode.n, mode.g, mode.closure
     upper, (q, _) = np.triu_indices(len(f)), closure.read
     count = len(upper[0])
@@ -135,6 +135,14 @@ def test_staleness_accelerates_a_slow_mode_also_in_the_mean_square():
     ask = ig.SGD(kappa), WorkerQueue(100), 1.0
     speeds = mean_square_rate(*ask), mean_square_rate(ig.SGD(kappa), Geometric(mean=99), 1.0), mean_rate(*ask)
     np.testing.assert_allclose([(1 - speed) / kappa for speed in speeds], [1.76, 1.74, 1.8635], atol=0.0051)
+
+
+def test_the_mean_square_next_to_a_double_root_of_the_mean():
+    """An optimum of the mean, where F is defective to rounding and its Lyapunov equation hardly solvable."""
+    rule = ig.Momentum(0.17501495219435514, 0.197524739314336)
+    law, (mode,) = Geometric(ratio=0.2), stability._modes(rule, Geometric(ratio=0.2), [20.0])
+    assert mode.radius == pytest.approx(0.7376577, abs=1e-6)
+    assert mean_square_rate(rule, law, 20.0) == pytest.approx(radius_of_all_moments(rule, law, 0.0, 20.0), rel=1e-6)
 
 
 def test_critical_damping_of_the_mean():

@@ -194,10 +194,13 @@ class _Mode:
             loops.append((self.n, spread))
         if curvature_variance > 0:
             loops.append((self.g, sampled))
-        fed = [_lyapunov(self.f / math.sqrt(growth), b @ b.T / growth) for b, _ in loops]
+        try:
+            fed = [_lyapunov(self.f / math.sqrt(growth), b @ b.T / growth) for b, _ in loops]
+        except np.linalg.LinAlgError:  # λ is ρ(F)² to rounding: at a double root of F
+            return math.inf
         gains = np.array([[part(c) for c in fed] for _, part in loops])
-        if len(loops) < 2:
-            return float(gains.item()) if loops else 0.0
+        if len(loops) < 2:  # the size alone: next to a double root of F a huge gain may come with either sign
+            return abs(float(gains.item())) if loops else 0.0
         return float(np.abs(np.linalg.eigvals(gains)).max())
 
     def mean_square_radius(self, curvature_variance: float) -> float:

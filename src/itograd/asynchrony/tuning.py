@@ -80,12 +80,13 @@ def tune(
     reach = 8 * (1 + staleness.mean) if sense == "mean" else 4.0  # κ beyond which nothing is stable
     bounds = math.log(1e-3 / curvature_max), math.log(reach / curvature_max)
     scans = 60 if staleness.geometric_ratio is not None and sense == "mean" else 10
+    tolerance = 1e-9 if sense == "mean" else 1e-5  # at a double root the rate has a cusp like a square root
 
     def best_log_rate(explicit: float) -> tuple[float, float]:
-        return _minimum(lambda log_rate: rate(math.exp(log_rate), explicit), *bounds, scans)
+        return _minimum(lambda log_rate: rate(math.exp(log_rate), explicit), *bounds, scans, tolerance)
 
     if momentum is None:
-        momentum, _ = _minimum(lambda mu: best_log_rate(mu)[1], -MOST_MOMENTUM, MOST_MOMENTUM, scans)
+        momentum, _ = _minimum(lambda mu: best_log_rate(mu)[1], -MOST_MOMENTUM, MOST_MOMENTUM, scans, tolerance)
     else:
         require_number("momentum", momentum, minimum=-1, maximum=1, exclusive=True)
     log_rate, value = best_log_rate(momentum)
@@ -111,7 +112,7 @@ def _slowest_rate(staleness, ends, sense, variance) -> Callable[[float, float], 
     return lambda eta, mu: float(mean_rate(Momentum(eta, mu), staleness, ends).max())
 
 
-def _minimum(function, low: float, high: float, scans: int) -> tuple[float, float]:
+def _minimum(function, low: float, high: float, scans: int, tolerance: float) -> tuple[float, float]:
     """Where a function of one variable is least, and its value: a scan, then Brent's method around the best point.
 
     The slowest of two rates has kinks and more than one minimum, so that a descent alone will not do.
@@ -120,7 +121,7 @@ def _minimum(function, low: float, high: float, scans: int) -> tuple[float, floa
     values = [function(point) for point in points.tolist()]
     best = int(np.argmin(values))
     around = float(points[max(best - 1, 0)]), float(points[min(best + 1, scans - 1)])
-    found = minimize_scalar(function, bounds=around, method="bounded", options={"xatol": 1e-5 * (high - low)})
+    found = minimize_scalar(function, bounds=around, method="bounded", options={"xatol": tolerance * (high - low)})
     if found.fun < values[best]:
         return float(found.x), float(found.fun)
     return float(points[best]), float(values[best])
