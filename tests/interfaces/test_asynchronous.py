@@ -93,6 +93,7 @@ def test_without_delay_it_is_the_plain_chain(name):
 MLP = ig.problems.digits(model="mlp", batch_size=8, hidden=4)
 
 
+@pytest.mark.slow
 def test_a_network_is_trained_by_the_steps_of_one_path_alone():
     """The engine's route of many paths against the chain itself, step by step on one path."""
     optimizer = Asynchronous(ig.Momentum(0.5, 0.5), LAWS["queue, uniform, crashes"], StalenessAware())

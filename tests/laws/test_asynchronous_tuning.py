@@ -91,6 +91,7 @@ def test_an_optimum_for_the_mean_is_refused_with_the_nearest_stable_rate():
     assert setting.rate == pytest.approx(setting.margin.mean_rate, rel=1e-6)
 
 
+@pytest.mark.slow
 def test_the_tuned_rate_is_a_minimum_and_is_reached_by_the_exact_moments():
     law = WorkerQueue(2)
     best = tune(law, 1.0, 5.0)

@@ -333,6 +333,9 @@ def test_against_simulation(law):
         assert np.abs(z.values).max() < 4.5
 
 
+UNEQUAL = WorkerQueue(4, rates=[1, 1, 1, 2])
+
+
 @pytest.mark.parametrize(
     ("calculate", "message"),
     [

@@ -30,10 +30,10 @@ def compare_rules(
 ) -> xr.Dataset:
     """The losses of `optimizer` with stale gradients under each of the `rules`, without any, and with fresh gradients.
 
-    All runs have the seed of `options` (those of `simulate`), and so the same batches and delays: the errors of two
-    rows are correlated, and a difference is known better than the two errors say.
+    All runs have the seed of `options` (those of `simulate`). With `noise="jax"` they see the same batches and delays,
+    so that the errors of two rows are correlated, and a difference is known better than the two errors say.
 
-    Returns a Dataset over `rule` (and `time`, with the coordinate `step`):
+    Returns a Dataset over `rule` and `step` (the clock of a stale optimiser is another than that of a fresh one):
 
         loss, loss_standard_error    over the paths that are finite at each save point
         diverged                     the paths that are not finite at the end
@@ -68,12 +68,12 @@ def compare_rules(
 
 
 def _losses(run: xr.Dataset) -> xr.Dataset:
-    run = run.isel(observable=0, drop=True)
+    run = run.isel(observable=0, drop=True).swap_dims(time="step").drop_vars("time")
     return xr.Dataset(
         {
             "loss": run["mean"],
             "loss_standard_error": run["mean_standard_error"],
-            "diverged": run["diverged"].isel(time=-1, drop=True),
+            "diverged": run["diverged"].isel(step=-1, drop=True),
         }
     )
 

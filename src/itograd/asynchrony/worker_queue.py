@@ -99,6 +99,16 @@ class WorkerQueue(Staleness):
         self.shares_up_to = cumulated(rates)
         self.has_equal_workers = bool((rates == rates[0]).all())
 
+    def __repr__(self):
+        parts = [str(self.workers)]
+        if not isinstance(self.service, Exponential):
+            parts.append(repr(self.service))
+        if not self.has_equal_workers:
+            parts.append(f"rates={np.asarray(self.rates).tolist()}")
+        if not is_off(self.crash_probability):
+            parts.append(f"crash_probability={self.crash_probability}, restart_time={self.restart_time}")
+        return f"WorkerQueue({', '.join(parts)})"
+
     @property
     def is_memoryless(self) -> bool:
         """Whether the next writer is independent of the past: exponential times and no crashes."""
