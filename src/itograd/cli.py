@@ -84,17 +84,28 @@ def main(debug: bool) -> None:
     help=f"The folder for data, figures and report.  [default: {DEFAULT_OUTPUT}; with --json none]",
 )
 @click.option("--paths", type=int, help="Paths of each ensemble, instead of run.paths.")
+@click.option("--budget", type=float, metavar="SECONDS", help="Choose the paths so that the check takes so long.")
 @click.option("--seed", type=int, help="Instead of run.seed.")
 @click.option("--progress/--no-progress", default=None, help="Show progress.  [default: on a terminal]")
 def check(
-    recipe: Path | None, as_json: bool, output: Path | None, paths: int | None, seed: int | None, progress: bool | None
+    recipe: Path | None,
+    as_json: bool,
+    output: Path | None,
+    paths: int | None,
+    budget: float | None,
+    seed: int | None,
+    progress: bool | None,
 ) -> None:
     """Say whether the SDE describes the run of RECIPE, and write the report.
 
     Without a RECIPE the built-in example runs: softmax regression on scikit-learn's handwritten digits. The format of
     a recipe is documented in docs/recipe.md.
     """
-    given = {key: value for key, value in {"paths": paths, "seed": seed}.items() if value is not None}
+    if paths is not None and budget is not None:
+        raise Failure("--paths or --budget, and not both")
+    given: dict[str, Any] = {} if seed is None else {"seed": seed}
+    if paths is not None or budget is not None:
+        given |= {"paths": paths, "budget": budget}  # each replaces the other of the recipe
     found = _load(recipe, {"run": given} if given else None)
     if left_out := [*found.training.beside, *(["groups"] if found.training.groups else [])]:
         click.echo(

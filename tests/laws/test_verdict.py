@@ -7,7 +7,7 @@ import scipy.stats
 import itograd as ig
 from itograd.analysis.assumption import FAILS, HOLDS, OPEN, decide
 from itograd.analysis.bands import band, observable_scale
-from itograd.analysis.verdict import _sampling_rows
+from itograd.analysis.verdict_rows import sampling_rows
 
 Q = ig.problems.Quadratic(1.0, 1.0)
 
@@ -171,9 +171,9 @@ def test_reshuffling_with_an_adaptive_method_cannot_be_judged():
     features, targets = np.array([[1.0], [2.0], [-1.0]]), np.array([1.0, 1.0, 0.5])
     plain = ig.problems.LinearRegression(features, targets, batch_size=1)
     shuffled = ig.problems.LinearRegression(features, targets, batch_size=1, sampling="reshuffling")
-    (row,) = _sampling_rows(ig.Adam(0.01), shuffled, np.zeros(1), 0)
+    (row,) = sampling_rows(ig.Adam(0.01), shuffled, np.zeros(1), 0)
     assert (row.outcome, row.decisive) == (OPEN, True)
     decision, (reason,) = decide([row], why="")
     assert decision == "cannot tell"
     assert "sample with replacement" in reason
-    assert not list(_sampling_rows(ig.Adam(0.01), plain, np.zeros(1), 0))
+    assert not list(sampling_rows(ig.Adam(0.01), plain, np.zeros(1), 0))

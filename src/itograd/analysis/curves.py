@@ -22,7 +22,7 @@ import numpy as np
 import xarray as xr
 
 from itograd.analysis.assumption import OPEN, Assumption, decide
-from itograd.analysis.bands import band, bounds, error_row, observable_scale
+from itograd.analysis.bands import bounds, error_row, observable_scale, paths_needed
 from itograd.analysis.weak_error import weak_error
 from itograd.optimizers.optimizer import Optimizer
 from itograd.optimizers.svag import SVAG
@@ -57,6 +57,7 @@ class CurveTest:
     tolerance: float
     confidence: float
     reference: xr.Dataset = field(repr=False)
+    reference_label: str
     curves: tuple[Curve, ...]
 
     def __str__(self) -> str:
@@ -186,7 +187,9 @@ def _compared(base: _Variant, variants, save_every, seed, tolerance, confidence,
             for name, time in curve.parting.items()
             if time is not None
         ]
-    return CurveTest(decision, tuple(reasons), tuple(remarks), tolerance, confidence, reference, tuple(curves))
+    return CurveTest(
+        decision, tuple(reasons), tuple(remarks), tolerance, confidence, reference, base.label, tuple(curves)
+    )
 
 
 def _common_saves(steps: list[int], save_every: int | None) -> int:
@@ -222,14 +225,5 @@ def _curve(label, steps, runs, reference, tolerance, confidence) -> Curve:
     decision, _ = decide(rows, why="")
     needed = None
     if any(row.outcome == OPEN for row in rows):
-        needed = _paths_needed(error, scale, tolerance, confidence, int(runs.attrs["paths"]))
+        needed = paths_needed(error, scale, tolerance, confidence, int(runs.attrs["paths"]))
     return Curve(label, steps, decision, rows, parting, needed, runs, error)
-
-
-def _paths_needed(error, scale, tolerance, confidence, paths: int) -> int | None:
-    """So many paths bring every band within the tolerance, if the means are where they seem to be; None if none do."""
-    room = tolerance * scale - np.abs(error["weak_error"].values)
-    half = band(error, confidence) * error["standard_error"].values
-    if not (np.isfinite(room).all() and (room > 0).all()):
-        return None
-    return math.ceil(paths * max(1.0, float(np.max((half / room) ** 2))))
