@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import sys
 import time
 from collections.abc import Callable
@@ -29,6 +30,7 @@ from itograd.recipes import Recipe
 from itograd.scaling import ScaledRecipe, scaled_recipe
 from itograd.simulation.engine import final_points
 from itograd.simulation.schedule import Schedule
+from itograd.validation import require
 
 # Equilibrium is a matter of the relaxation time 1/(ηλ); a run of so many of them is measured over its second half.
 RELAXATION_TIMES = 6
@@ -75,13 +77,15 @@ class Check:
         return json.dumps(self.to_dict(), indent=2, ensure_ascii=False, allow_nan=False, default=str)
 
 
-def check(recipe: Recipe, progress: bool | None = None) -> Check:
+def check(recipe: Recipe, progress: bool | None = None, store: str | os.PathLike | None = None) -> Check:
     """Run the ensembles of a recipe, and say whether the SDE describes it and how far its batch size may be changed.
 
     With `run.budget` the paths of all ensembles are as many as fit into what the other measurements leave of it
     (`analysis/budget.py`); `Check.budget` says how many that were.
 
-    `progress` shows what is being done on standard error; by default where that is a terminal.
+    `progress` shows what is being done on standard error; by default where that is a terminal. `store` is a folder that
+    keeps the ensembles while they run: the same check goes on with them after an interruption. What is measured beside
+    them, the noise scale and the equilibrium, is measured again.
 
     Raises ValueError where the SDE diverges at every step size, or another argument turns out not to fit.
 
@@ -89,6 +93,10 @@ def check(recipe: Recipe, progress: bool | None = None) -> Check:
     >>> check(load_recipe("examples/digits_16.toml")).verdict.decision  # doctest: +SKIP
     'trust'
     """
+    require(
+        store is None or recipe.run.budget is None,
+        "give either a store or run.budget: a store goes on with a number of paths that does not change",
+    )
     begin = time.monotonic()
     say = _speaker(progress)
     say("[1/3] gradient noise scale at the start and at the end")
@@ -99,7 +107,7 @@ def check(recipe: Recipe, progress: bool | None = None) -> Check:
 
     def ensembles(paths: int) -> tuple[Verdict, dict[str, CurveTest | str]]:
         say(f"[3/3] optimiser, optimiser with Gaussian noise, SDE: {paths} paths each, {recipe.steps} steps")
-        return _verdict(recipe, paths, progress), _curves(recipe, paths, progress, say)
+        return _verdict(recipe, paths, progress, store), _curves(recipe, paths, progress, store, say)
 
     budget = None
     if recipe.run.budget is None:
@@ -111,7 +119,7 @@ def check(recipe: Recipe, progress: bool | None = None) -> Check:
     return Check(recipe, found, scales, regimes, room, _scaled_recipes(recipe), curves, seconds, budget)
 
 
-def _verdict(recipe: Recipe, paths: int, progress: bool | None) -> Verdict:
+def _verdict(recipe: Recipe, paths: int, progress: bool | None, store) -> Verdict:
     run = recipe.run
     same = {name: getattr(run, name) for name in ("save_every", "seed", "tolerance", "confidence", "order")}
     return verdict(
@@ -123,17 +131,18 @@ def _verdict(recipe: Recipe, paths: int, progress: bool | None) -> Verdict:
         warm_start=recipe.warm_start or None,
         observables=run.observables,
         dtype=run.dtype,
+        store=store,
         progress=progress,
         **same,
     )
 
 
-def _curves(recipe: Recipe, paths: int, progress: bool | None, say: Report) -> dict[str, CurveTest | str]:
+def _curves(recipe: Recipe, paths: int, progress: bool | None, store, say: Report) -> dict[str, CurveTest | str]:
     """The runs beside the recipe's own: at the amplifications of [run] and the batch sizes of [scale], if they run."""
     run, scaling = recipe.run, recipe.scale
     options: dict[str, Any] = {
         **{name: getattr(run, name) for name in ("tolerance", "confidence", "observables", "dtype")},
-        **{"paths": paths, "steps": recipe.steps, "x0": recipe.x0, "progress": progress},
+        **{"paths": paths, "steps": recipe.steps, "x0": recipe.x0, "store": store, "progress": progress},
     }
 
     def rule(optimizer, batch_factor):

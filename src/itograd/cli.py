@@ -51,8 +51,8 @@ class Commands(click.Group):
             with warnings.catch_warnings():
                 warnings.showwarning = _show_warning
                 return super().invoke(ctx)
-        except KeyboardInterrupt:
-            click.echo("\ninterrupted: nothing was written", err=True)
+        except KeyboardInterrupt as error:
+            click.echo(f"\ninterrupted: {str(error) or 'nothing was written'}", err=True)
             ctx.exit(130)
         except (ValueError, TypeError, OSError) as error:
             if ctx.params.get("debug"):
@@ -86,6 +86,12 @@ def main(debug: bool) -> None:
 @click.option("--paths", type=int, help="Paths of each ensemble, instead of run.paths.")
 @click.option("--budget", type=float, metavar="SECONDS", help="Choose the paths so that the check takes so long.")
 @click.option("--seed", type=int, help="Instead of run.seed.")
+@click.option(
+    "--store",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="Keep the ensembles here: an interrupted check goes on.",
+)
 @click.option("--progress/--no-progress", default=None, help="Show progress.  [default: on a terminal]")
 def check(
     recipe: Path | None,
@@ -94,6 +100,7 @@ def check(
     paths: int | None,
     budget: float | None,
     seed: int | None,
+    store: Path | None,
     progress: bool | None,
 ) -> None:
     """Say whether the SDE describes the run of RECIPE, and write the report.
@@ -119,7 +126,11 @@ def check(
     from itograd.simulation.interrupt import deferred, safe_point
 
     with deferred(), ResultFolder(target) if target else nullcontext() as folder:
-        result = run_check(found, progress)
+        try:
+            result = run_check(found, progress, store)
+        except KeyboardInterrupt:
+            kept = f"what is finished is kept in {store}, and the same command goes on from there" if store else ""
+            raise KeyboardInterrupt(kept) from None
         safe_point()
         if folder:
             write_results(result, folder.staging)

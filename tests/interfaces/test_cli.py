@@ -36,7 +36,7 @@ def call(tmp_path, monkeypatch):
 @pytest.fixture
 def quick(monkeypatch, quadratic_check):
     """`itograd check` with the ensembles already run: the commands are under test, not the engine."""
-    monkeypatch.setattr("itograd.check.check", lambda recipe, progress=None: quadratic_check)
+    monkeypatch.setattr("itograd.check.check", lambda recipe, progress=None, store=None: quadratic_check)
 
 
 def process(*arguments, cwd, **options):
@@ -552,3 +552,23 @@ def test_a_recipe_states_paths_or_a_budget(call, quadratic_recipe, tmp_path):
     result = call("check", both)
     assert result.exit_code == 2
     assert "run.paths or run.budget, and not both: got 64 paths and 5 seconds" in result.stderr
+
+
+def test_an_interrupted_check_goes_on_from_its_store(call, quadratic_recipe, quadratic_check, monkeypatch):
+    pytest.importorskip("zarr")
+    whole = quadratic_check.to_dict()
+    with monkeypatch.context() as patched:
+        patched.setattr(sys.modules["itograd.analysis.verdict"], "weak_error", interrupted)
+        result = call("check", quadratic_recipe, "--json", "--store", "kept")
+    assert result.exit_code == 130
+    assert "interrupted: what is finished is kept in kept, and the same command goes on" in result.stderr
+    assert Path("kept", "flow.zarr").is_dir()
+    with monkeypatch.context() as patched:  # nothing is run again
+        patched.setattr(sys.modules["itograd.simulation.ensemble"], "collect", interrupted)
+        found = json.loads(call("check", quadratic_recipe, "--json", "--store", "kept").stdout)
+    assert found["final_weak_errors"] == whole["final_weak_errors"]
+    assert call("check", quadratic_recipe, "--store", "kept", "--budget", "5").exit_code == 2
+
+
+def interrupted(*_, **__):
+    raise KeyboardInterrupt

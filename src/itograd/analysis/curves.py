@@ -14,6 +14,7 @@ reference. A curve parts at the first time at which its band lies wholly beyond 
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -23,6 +24,7 @@ import xarray as xr
 
 from itograd.analysis.assumption import OPEN, Assumption, decide
 from itograd.analysis.bands import bounds, error_row, observable_scale, paths_needed
+from itograd.analysis.kept import kept
 from itograd.analysis.weak_error import weak_error
 from itograd.optimizers.optimizer import Optimizer
 from itograd.optimizers.svag import SVAG
@@ -91,6 +93,7 @@ def svag_test(
     tolerance: float = 0.05,
     confidence: float = 0.95,
     dtype: str = "float32",
+    store: str | os.PathLike | None = None,
     progress: bool | None = None,
 ) -> CurveTest:
     """The optimiser beside SVAG of itself at each of the `amplifications` a > 1: where do the curves part?
@@ -108,7 +111,14 @@ def svag_test(
     for a in amplifications:
         require_number("amplifications", a, minimum=1, exclusive=True)
     variants = [_Variant(f"a = {a:g}", SVAG(optimizer, a), problem, steps * a) for a in amplifications]
-    options = {"x0": x0, "paths": paths, "observables": observables, "dtype": dtype, "progress": progress}
+    options = {
+        "x0": x0,
+        "paths": paths,
+        "observables": observables,
+        "dtype": dtype,
+        "store": store,
+        "progress": progress,
+    }
     return _compared(
         _Variant("a = 1", optimizer, problem, steps), variants, save_every, seed, tolerance, confidence, options
     )
@@ -129,6 +139,7 @@ def scaled_runs(
     tolerance: float = 0.05,
     confidence: float = 0.95,
     dtype: str = "float32",
+    store: str | os.PathLike | None = None,
     progress: bool | None = None,
 ) -> CurveTest:
     """The recipe beside its scaled recipes at other `batch_sizes`, run for as many examples: do the curves coincide?
@@ -151,7 +162,14 @@ def scaled_runs(
         variants.append(
             _Variant(f"B = {size}", rule(optimizer, factor), problem.with_batch_size(int(size)), steps / factor)
         )
-    options = {"x0": x0, "paths": paths, "observables": observables, "dtype": dtype, "progress": progress}
+    options = {
+        "x0": x0,
+        "paths": paths,
+        "observables": observables,
+        "dtype": dtype,
+        "store": store,
+        "progress": progress,
+    }
     return _compared(
         _Variant(f"B = {problem.batch_size}", optimizer, problem, steps),
         variants,
@@ -208,6 +226,7 @@ def _common_saves(steps: list[int], save_every: int | None) -> int:
 
 
 def _run(variant: _Variant, steps: int, saves: int, seed: int, options) -> xr.Dataset:
+    options = {**options, **kept(options["store"], variant.label.replace(" = ", "-"))}
     return simulate(variant.optimizer, variant.problem, steps=steps, save_every=steps // saves, seed=seed, **options)
 
 

@@ -13,13 +13,16 @@ discretisation error.
     cannot tell    otherwise: more paths, a finer SDE or a longer run are needed
 
 A third ensemble, the optimiser with Gaussian noise of the same covariance, splits the weak error into what the finite
-step does and what the non-Gaussian noise does, so that the verdict can name the assumption that failed.
+step does and what the non-Gaussian noise does, so that the verdict can name the assumption that failed. For an adaptive
+method the signal in its second moment, at the start and at the end of a run, is named beside them (`regime.py`): it is
+known before any scaled recipe is run.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import math
+import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -40,7 +43,17 @@ from itograd.analysis.bands import (
     resolvable,
 )
 from itograd.analysis.budget import Budget, require_budget, within
-from itograd.analysis.verdict_rows import discretisation_row, divergence_row, sampling_rows, skewness_row
+from itograd.analysis.kept import kept
+from itograd.analysis.regime import Regime
+from itograd.analysis.verdict_rows import (
+    discretisation_row,
+    divergence_row,
+    regime_remarks,
+    regime_rows,
+    regimes_at,
+    sampling_rows,
+    skewness_row,
+)
 from itograd.analysis.weak_error import weak_error
 from itograd.optimizers.optimizer import Optimizer, modified_equation
 from itograd.problems.problem import Problem
@@ -69,6 +82,7 @@ class Verdict:
     flow: xr.Dataset
     gaussian: xr.Dataset
     errors: dict[str, xr.Dataset] = field(repr=False)  # "total", "finite_step", "noise_shape"
+    regimes: dict[str, Regime] = field(repr=False)  # of an adaptive method: "start", "end" of a run
     seconds: float  # that the ensembles took
     budget: Budget | None = None  # how the number of paths was chosen, where a time was given
 
@@ -137,6 +151,7 @@ def verdict(
     order: int = 1,
     warm_start: int | None = None,
     dtype: str = "float32",
+    store: str | os.PathLike | None = None,
     progress: bool | None = None,
 ) -> Verdict:
     """Run optimiser and SDE, and say whether the SDE describes the optimiser; the rules stand at the head of this file.
@@ -150,6 +165,8 @@ def verdict(
         tolerance: the largest weak error accepted, as a share of the observable's scale.
         confidence: of the simultaneous bands.
         order: the weak order of the modified equation.
+        store: a folder that keeps the three ensembles while they run: the same call goes on with them after an
+            interruption, to the same bytes (docs/results.md). Not with a budget, whose paths are another time's others.
         warm_start: the steps after which the SDE of an adaptive method starts; by default its `equation_start`.
 
     Raises ValueError where the optimiser has no modified equation or an argument does not fit, before anything is run.
@@ -165,11 +182,17 @@ def verdict(
     begin = optimizer.equation_start(steps) if warm_start is None else {"warm_start": warm_start}
     equation = modified_equation(optimizer, problem, order, **begin)
     require(paths is None or budget is None, f"give either paths or a budget: got paths={paths}, budget={budget}")
+    require(
+        store is None or budget is None,
+        "give either a store or a budget: a store goes on with a number of paths that does not change",
+    )
     options = {"x0": x0, "observables": observables, "dtype": dtype, "progress": progress}
 
     def ensembles(paths: int) -> Verdict:
         grid = {"steps": steps, "save_every": save_every}
-        return _verdict(optimizer, problem, equation, grid, {**options, "paths": paths}, seed, tolerance, confidence)
+        return _verdict(
+            optimizer, problem, equation, grid, {**options, "paths": paths}, seed, tolerance, confidence, store
+        )
 
     if budget is None:
         return ensembles(DEFAULT_PATHS if paths is None else paths)
@@ -178,32 +201,38 @@ def verdict(
     return dataclasses.replace(found, budget=spent)
 
 
-def _verdict(optimizer, problem, equation, grid, options, seed, tolerance, confidence) -> Verdict:
+def _verdict(optimizer, problem, equation, grid, options, seed, tolerance, confidence, store) -> Verdict:
     begin = time.monotonic()
-    runs = simulate(optimizer, problem, seed=seed, **grid, **options)
+    runs = simulate(optimizer, problem, seed=seed, **grid, **options, **kept(store, "runs"))
     times = runs.time.values[runs.time.values >= equation.start_time * (1 - 1e-9)]
-    gaussian = simulate(optimizer, problem.gaussian(), save_at=times, seed=seed + 2, **options)
+    gaussian = simulate(
+        optimizer, problem.gaussian(), save_at=times, seed=seed + 2, **options, **kept(store, "gaussian")
+    )
     # The SDE's own error goes into the bands, so it may be larger than a third of a standard error, but not by much.
     accepted = dict(zip(gaussian.observable.values.tolist(), tolerance / 50 * observable_scale(gaussian)))
-    flow = simulate(equation, save_at=times, seed=seed + 1, discretisation_tolerance=accepted, **options)
+    how = {"discretisation_tolerance": accepted, **kept(store, "flow")}
+    flow = simulate(equation, save_at=times, seed=seed + 1, **how, **options)
     errors = {
         "total": weak_error(runs, flow),
         "finite_step": weak_error(gaussian, flow),
         "noise_shape": weak_error(runs, gaussian),
     }
-    end = _end_of_a_run(optimizer, problem, grid["steps"], seed, options)
+    start = problem.x0 if options["x0"] is None else options["x0"]
+    end = _end_of_a_run(optimizer, problem, start, grid["steps"], seed, options)
+    regimes = regimes_at(optimizer, problem, {"start": None if callable(start) else start, "end": end}, tolerance)
     rows = (
         *_error_rows(errors, flow, tolerance, confidence),
         discretisation_row(errors["total"], flow, tolerance),
         divergence_row(runs, flow),
         *sampling_rows(optimizer, problem, end, seed),
         skewness_row(problem, end, seed, confidence),
+        *regime_rows(regimes),
     )
     decision, reasons = decide(rows, why="every weak error lies within the tolerance, at every save point")
     return Verdict(
         decision,
         tuple(reasons),
-        tuple(_remarks(errors, confidence)),
+        (*_remarks(errors, confidence), *regime_remarks(regimes)),
         rows,
         tolerance,
         confidence,
@@ -211,13 +240,13 @@ def _verdict(optimizer, problem, equation, grid, options, seed, tolerance, confi
         flow,
         gaussian,
         errors,
+        regimes,
         time.monotonic() - begin,
     )
 
 
-def _end_of_a_run(optimizer, problem, steps, seed, options):
+def _end_of_a_run(optimizer, problem, start, steps, seed, options):
     """Where the noise is measured: the end of the first path that is finite; None where none of sixteen is."""
-    start = problem.x0 if options["x0"] is None else options["x0"]
     paths = min(options["paths"], 16)
     ends = final_points(optimizer.chain(problem), start, steps, paths=paths, seed=seed, dtype=options["dtype"])
     finite = ends[np.isfinite(ends).all(axis=1)]

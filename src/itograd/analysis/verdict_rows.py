@@ -1,6 +1,9 @@
-"""The rows of a verdict beside its weak errors: the SDE's own step, lost paths, sampling, shape of the noise."""
+"""The rows of a verdict beside its weak errors: the SDE's own step, lost paths, sampling, noise and signal."""
 
 from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 from scipy import stats
@@ -8,6 +11,7 @@ from scipy import stats
 from itograd.analysis.assumption import FAILS, HOLDS, OPEN, Assumption
 from itograd.analysis.bands import observable_scale, own_error
 from itograd.analysis.noise_shape import noise_skewness, reshuffling_share
+from itograd.analysis.regime import Regime, regime
 from itograd.optimizers.adaptive import AdaptiveMethod
 from itograd.optimizers.optimizer import Optimizer
 from itograd.simulation.schedule import base
@@ -93,6 +97,42 @@ def skewness_row(problem, point, seed, confidence):
         HOLDS if small else FAILS if large else OPEN,
         decisive=False,
     )
+
+
+def regimes_at(optimizer, problem, points: Mapping[str, np.ndarray | None], tolerance: float) -> dict[str, Regime]:
+    """What the second moment of an adaptive method sees, by place; of other methods nothing."""
+    found = {}
+    if isinstance(optimizer, AdaptiveMethod):
+        for place, point in points.items():
+            if point is not None:
+                try:
+                    found[place] = regime(optimizer, problem, point, tolerance=tolerance)
+                except ValueError:  # neither signal nor noise at the point
+                    continue
+    return found
+
+
+def regime_rows(regimes: Mapping[str, Regime]) -> Iterator[Assumption]:
+    """The signal in the second moment, place by place, and how well it averages, which is the same everywhere."""
+    averaging = None
+    for place, found in regimes.items():
+        signal, averaging, _ = found.assumptions()
+        yield dataclasses.replace(signal, name=f"{signal.name}, at the {place}", decisive=False)
+    if averaging:
+        yield dataclasses.replace(averaging, decisive=False)
+
+
+def regime_remarks(regimes: Mapping[str, Regime]) -> Iterator[str]:
+    """Where the signal dominates, and what that leaves of the scaling rule: said before a scaled recipe is run."""
+    for place, found in regimes.items():
+        signal, *_ = found.assumptions()
+        if signal.outcome == FAILS:
+            (middle,) = (r2 for level, r2 in zip(found.levels, found.weighted_squared_signal) if level == 0.5)
+            yield (
+                f"at the {place} the second moment holds signal, which the SDE leaves out: r² = {middle.value:.3g} in "
+                "the median coordinate, by share of the descent; the square-root rule keeps the speed within "
+                f"{found.tolerance:.0%} only up to κ = {found.largest_batch_factor.value:.3g}"
+            )
 
 
 def _measured(point, measure) -> tuple[float, float]:
