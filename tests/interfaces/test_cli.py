@@ -564,7 +564,7 @@ def test_an_interrupted_check_goes_on_from_its_store(call, quadratic_recipe, qua
     assert "interrupted: what is finished is kept in kept, and the same command goes on" in result.stderr
     assert Path("kept", "flow.zarr").is_dir()
     with monkeypatch.context() as patched:  # nothing is run again
-        patched.setattr(sys.modules["itograd.simulation.ensemble"], "collect", interrupted)
+        patched.setattr("itograd.simulation.store.Store.finish", interrupted)
         found = json.loads(call("check", quadratic_recipe, "--json", "--store", "kept").stdout)
     assert found["final_weak_errors"] == whole["final_weak_errors"]
     assert call("check", quadratic_recipe, "--store", "kept", "--budget", "5").exit_code == 2
