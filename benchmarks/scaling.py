@@ -1,24 +1,29 @@
-"""`python -m benchmarks.scaling`: does the square-root rule hold? What `regime` predicts, against what is measured.
+"""`python -m benchmarks.scaling`: do the scaling rules hold? What is predicted, against what is measured.
 
-Softmax regression on the digits, base batch size 2. Where noise dominates: 40 % of the labels redrawn, at a point that
-Adam reaches at its stationary spread around the minimiser. Where the signal does: clean labels, at the start from zero.
+Every optimiser with every rule that has a meaning for it, where noise dominates and where the signal does. Softmax
+regression on the digits, base batch size 2. Noise: 40 % of the labels redrawn, at a point that Adam reaches at its
+stationary spread around the minimiser. Signal: clean labels, at the start from zero.
 
 From that point x₀ the rules run for so few examples that ∇F stays what it is. The speed of a rule is the fall of F to
-first order, E ∇F(x₀)·(x₀ − x), over that of the base rule for as many examples. Predicted, with the rate η' and the ε'
-of the rule and its steps / κ:
+first order, E ∇F(x₀)·(x₀ − x), over that of the base rule for as many examples. Predicted fall of n steps:
 
-    (η'/(κ η)) Σ_i (∂_iF)²/(√(Σ_ii/κ + (∂_iF)²) + ε') / Σ_i (∂_iF)²/(√(Σ_ii + (∂_iF)²) + ε)
+    SGD               η n Σ_i (∂_iF)²
+    heavy ball        η Σ_{j=1..n} (1−μ^j)/(1−μ) Σ_i (∂_iF)², exactly; Nesterov's look-ahead point: μ^{j+1} for μ^j
+    RMSprop, Adam     η n Σ_i (∂_iF)²/(√(Σ_ii/κ + (∂_iF)²) + ε), of a v that has settled and averages many steps
+    AdamW             the same and η n λ ∇F·x₀
 
-which for the square-root rule is `regime(...).speed(κ)`.
+with the rate, μ, ε and λ of the scaled rule, n = steps / κ. For the own rule of RMSprop and Adam the ratio of two of
+them is `regime(...).speed(κ)`.
 """
 
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import equinox as eqx
 import jax
@@ -28,6 +33,8 @@ from scipy.optimize import minimize
 
 import itograd as ig
 from benchmarks.report import as_table, write_between
+from itograd.optimizers.adaptive import AdaptiveMethod
+from itograd.optimizers.scaling_rules import RULES, moves_of
 from itograd.report.numerals import with_error
 from itograd.simulation.engine import final_points
 from itograd.simulation.precision import as_traced, double
@@ -39,20 +46,20 @@ FACTORS = (4, 16)
 RATE = 1e-5  # so small that 4096 steps of it leave ∇F as it is
 STEPS = 4096
 OPTIMIZERS = {
+    "SGD": ig.SGD(RATE),
+    "Momentum": ig.Momentum(RATE, momentum=0.9),
+    "Nesterov": ig.Nesterov(RATE, momentum=0.9),
     "RMSprop": ig.RMSprop(RATE, 0.998, eps=2e-3, correct_second=True),
     "Adam": ig.Adam(RATE, 0.996, 0.998, eps=2e-3),
+    "AdamW": ig.AdamW(RATE, 0.996, 0.998, eps=2e-3, weight_decay=0.05),
 }
-RULES = {
-    "square root": lambda rule, factor: rule.scaled(factor),
-    "linear rate": lambda rule, factor: dataclasses.replace(rule.scaled(factor), learning_rate=RATE * factor),
-    "unchanged": lambda rule, factor: rule,
-}
+OWN = "its own"
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Measure and print the table, and write it into a page."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.scaling", description=__doc__)
-    parser.add_argument("--paths", type=int, default=256, metavar="N", help="of each run (256)")
+    parser.add_argument("--paths", type=int, default=1024, metavar="N", help="of each run (1024)")
     parser.add_argument("--write", metavar="PAGE", help="put the table into this page, between its markers")
     options = parser.parse_args(arguments)
     started = time.perf_counter()
@@ -103,18 +110,32 @@ class Descent(eqx.Module):
         return jnp.asarray(self.gradient) @ (jnp.asarray(self.point) - x)
 
 
+def rules_of(optimizer) -> dict[str, str | None]:
+    """The rules that have a meaning for an optimiser and are not its own by another name; its own first."""
+    found: dict[str, str | None] = {OWN: None}
+    for name in RULES:
+        try:
+            moves = moves_of(optimizer, name)
+        except ValueError:  # it speaks of what the optimiser does not have
+            continue
+        if moves != moves_of(optimizer):
+            found[f"`{name}`"] = name
+    return found
+
+
 def measured_rows(name: str, optimizer: str, problem, point, paths: int):
     """The rows of one regime and one optimiser."""
     rule = OPTIMIZERS[optimizer]
-    found = ig.regime(rule, problem, point, tolerance=TOLERANCE)
+    adaptive = isinstance(rule, AdaptiveMethod)
+    found = ig.regime(rule, problem, point, tolerance=TOLERANCE) if adaptive else None
     with double():
         exact, at = as_traced((problem, point), "float64")
-        gradient, variances = np.asarray(exact.gradient(at)), np.asarray(exact.noise_variances(at))
-    descent = Descent(point, gradient)
+        place = Place(point, np.asarray(exact.gradient(at)), np.asarray(exact.noise_variances(at)))
+    descent = Descent(point, place.gradient)
     base = fall(rule, problem, descent, 1, paths, seed=0)
     for factor in FACTORS:
-        for seed, (title, change) in enumerate(RULES.items(), start=1):
-            changed = change(rule, factor)
+        for seed, (title, its_name) in enumerate(rules_of(rule).items(), start=1):
+            changed = ig.scale(rule, factor, its_name)
             value, error = fall(changed, problem, descent, factor, paths, seed=100 * factor + seed)
             speed = value / base[0]
             yield {
@@ -122,22 +143,34 @@ def measured_rows(name: str, optimizer: str, problem, point, paths: int):
                 "optimizer": optimizer,
                 "factor": factor,
                 "rule": title,
-                "said": found.may_scale(factor).outcome if title == "square root" else "",
-                "predicted": predicted_speed(rule, changed, gradient**2, variances, factor),
+                "said": found.may_scale(factor).outcome if found and its_name is None else "",
+                "predicted": predicted_fall(changed, place, factor) / predicted_fall(rule, place, 1),
                 "measured": speed,
                 "error": speed * np.hypot(error / value, base[1] / base[0]),
             }
 
 
-def predicted_speed(rule, changed, squared_gradient, variances, factor) -> float:
-    """The speed of a changed rule; see the head of this file."""
+class Place(NamedTuple):
+    """A point x₀ with ∇F and diag Σ there, of the base batch size."""
 
-    def descent(variance, eps):
-        below = np.sqrt(variance + squared_gradient) + eps
-        return (squared_gradient / below).sum()
+    point: np.ndarray
+    gradient: np.ndarray
+    variances: np.ndarray
 
-    rates = changed.learning_rate / (factor * rule.learning_rate)
-    return float(rates * descent(variances / factor, changed.eps) / descent(variances, rule.eps))
+
+def predicted_fall(rule, place: Place, factor: int) -> float:
+    """The fall of F to first order over as many examples as STEPS base batches; see the head of this file."""
+    steps = STEPS // factor
+    squares = place.gradient**2
+    if isinstance(rule, AdaptiveMethod):
+        descent = (squares / (np.sqrt(place.variances / factor + squares) + rule.eps)).sum()
+        if isinstance(rule, ig.AdamW):
+            descent += rule.weight_decay * place.gradient @ place.point
+        return float(rule.learning_rate * steps * descent)
+    momentum = getattr(rule, "momentum", 0.0)
+    first = 2 if isinstance(rule, ig.Nesterov) else 1
+    memory = (1 - momentum ** np.arange(first, first + steps)).sum() / (1 - momentum)
+    return float(rule.learning_rate * memory * squares.sum())
 
 
 def fall(rule, problem, descent: Descent, factor: int, paths: int, seed: int) -> tuple[float, float]:
@@ -158,33 +191,24 @@ def fall(rule, problem, descent: Descent, factor: int, paths: int, seed: int) ->
 
 
 def as_markdown(rows: list[dict], paths: int) -> str:
-    """The table with its caption."""
-    head = [
-        "dominates",
-        "optimiser",
-        "κ",
-        "rule",
-        f"`may_scale` at {TOLERANCE:.0%}",
-        "predicted speed",
-        "measured speed",
-    ]
-    lines = [
-        [
-            row["regime"],
-            row["optimizer"],
-            str(row["factor"]),
-            row["rule"],
-            row["said"],
-            f"{row['predicted']:.3f}",
-            with_error(row["measured"], row["error"]),
-        ]
-        for row in rows
-    ]
+    """The table of speeds with its caption, and what `may_scale` said before."""
     caption = (
-        f"Speed per example over that of the base rule (B = {BATCH}, {STEPS} steps, {paths} paths each; "
-        "standard errors of a ratio of means)."
+        f"Speed per example over that of the base rule (B = {BATCH}, {STEPS} steps, {paths} paths each): predicted, "
+        "and measured ± the standard error of a ratio of means."
     )
-    return f"{caption}\n\n{as_table([head, *lines])}\n"
+    speeds = _by_cell(rows, lambda row: f"{row['predicted']:.4f}: {with_error(row['measured'], row['error'])}")
+    said = _by_cell([row for row in rows if row["said"]], lambda row: row["said"])
+    return f"{caption}\n\n{speeds}\n\n`may_scale` at {TOLERANCE:.0%}, before the run:\n\n{said}\n"
+
+
+def _by_cell(rows: list[dict], shown: Callable[[dict], str]) -> str:
+    """A line for every optimiser and rule, a column for every regime and batch factor."""
+    columns = list(dict.fromkeys((row["regime"], row["factor"]) for row in rows))
+    lines: dict[tuple, dict] = {}
+    for row in rows:
+        lines.setdefault((row["optimizer"], row["rule"]), {})[row["regime"], row["factor"]] = shown(row)
+    head = ["optimiser", "rule", *(f"{regime}, κ = {factor}" for regime, factor in columns)]
+    return as_table([head, *([*key, *(cells[column] for column in columns)] for key, cells in lines.items())])
 
 
 if __name__ == "__main__":

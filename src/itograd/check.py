@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import sys
 import time
 from collections.abc import Callable
@@ -16,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from itograd.analysis.budget import Budget, within
 from itograd.analysis.curves import CurveTest, scaled_runs, svag_test
 from itograd.analysis.equilibrium import BatchFactorBounds, Equilibrium, equilibrium
 from itograd.analysis.noise_scale import NoiseScale, noise_scale
@@ -28,6 +30,7 @@ from itograd.recipes import Recipe
 from itograd.scaling import ScaledRecipe, scaled_recipe
 from itograd.simulation.engine import final_points
 from itograd.simulation.schedule import Schedule
+from itograd.validation import require
 
 # Equilibrium is a matter of the relaxation time 1/(ηλ); a run of so many of them is measured over its second half.
 RELAXATION_TIMES = 6
@@ -61,6 +64,7 @@ class Check:
         str, CurveTest | str
     ]  # "svag_test", "scaled_runs", where the recipe asks for them; a string says why not
     seconds: float
+    budget: Budget | None = None  # how the number of paths was chosen, where a time was given
 
     def to_dict(self) -> dict[str, Any]:
         """Plain numbers, strings and lists; None where a number is not defined or not finite."""
@@ -73,10 +77,15 @@ class Check:
         return json.dumps(self.to_dict(), indent=2, ensure_ascii=False, allow_nan=False, default=str)
 
 
-def check(recipe: Recipe, progress: bool | None = None) -> Check:
+def check(recipe: Recipe, progress: bool | None = None, store: str | os.PathLike | None = None) -> Check:
     """Run the ensembles of a recipe, and say whether the SDE describes it and how far its batch size may be changed.
 
-    `progress` shows what is being done on standard error; by default where that is a terminal.
+    With `run.budget` the paths of all ensembles are as many as fit into what the other measurements leave of it
+    (`analysis/budget.py`); `Check.budget` says how many that were.
+
+    `progress` shows what is being done on standard error; by default where that is a terminal. `store` is a folder that
+    keeps the ensembles while they run: the same check goes on with them after an interruption. What is measured beside
+    them, the noise scale and the equilibrium, is measured again.
 
     Raises ValueError where the SDE diverges at every step size, or another argument turns out not to fit.
 
@@ -84,41 +93,56 @@ def check(recipe: Recipe, progress: bool | None = None) -> Check:
     >>> check(load_recipe("examples/digits_16.toml")).verdict.decision  # doctest: +SKIP
     'trust'
     """
+    require(
+        store is None or recipe.run.budget is None,
+        "give either a store or run.budget: a store goes on with a number of paths that does not change",
+    )
     begin = time.monotonic()
     say = _speaker(progress)
+    say("[1/3] gradient noise scale at the start and at the end")
+    points = _points(recipe)
+    scales, regimes = _noise_scales(recipe, points), _regimes(recipe, points)
+    say("[2/3] equilibrium and the room for other batch sizes")
+    room = batch_size_room(recipe, progress)
+
+    def ensembles(paths: int) -> tuple[Verdict, dict[str, CurveTest | str]]:
+        say(f"[3/3] optimiser, optimiser with Gaussian noise, SDE: {paths} paths each, {recipe.steps} steps")
+        return _verdict(recipe, paths, progress, store), _curves(recipe, paths, progress, store, say)
+
+    budget = None
+    if recipe.run.budget is None:
+        found, curves = ensembles(recipe.paths)
+    else:
+        spent = time.monotonic() - begin
+        (found, curves), budget = within(recipe.run.budget, ensembles, spent=spent)
+    seconds = time.monotonic() - begin
+    return Check(recipe, found, scales, regimes, room, _scaled_recipes(recipe), curves, seconds, budget)
+
+
+def _verdict(recipe: Recipe, paths: int, progress: bool | None, store) -> Verdict:
     run = recipe.run
-    say(f"[1/3] optimiser, optimiser with Gaussian noise, SDE: {run.paths} paths each, {recipe.steps} steps")
-    found = verdict(
+    same = {name: getattr(run, name) for name in ("save_every", "seed", "tolerance", "confidence", "order")}
+    return verdict(
         recipe.optimizer,
         recipe.problem,
         steps=recipe.steps,
-        save_every=run.save_every,
         x0=recipe.x0,
-        paths=run.paths,
-        seed=run.seed,
-        tolerance=run.tolerance,
-        confidence=run.confidence,
-        order=run.order,
+        paths=paths,
         warm_start=recipe.warm_start or None,
         observables=run.observables,
         dtype=run.dtype,
+        store=store,
         progress=progress,
+        **same,
     )
-    curves = _curves(recipe, progress, say)
-    say("[2/3] gradient noise scale at the start and at the end")
-    points = _points(recipe)
-    scales, regimes = _noise_scales(recipe, points), _regimes(recipe, points)
-    say("[3/3] equilibrium and the room for other batch sizes")
-    room = batch_size_room(recipe, progress)
-    return Check(recipe, found, scales, regimes, room, _scaled_recipes(recipe), curves, time.monotonic() - begin)
 
 
-def _curves(recipe: Recipe, progress: bool | None, say: Report) -> dict[str, CurveTest | str]:
+def _curves(recipe: Recipe, paths: int, progress: bool | None, store, say: Report) -> dict[str, CurveTest | str]:
     """The runs beside the recipe's own: at the amplifications of [run] and the batch sizes of [scale], if they run."""
     run, scaling = recipe.run, recipe.scale
     options: dict[str, Any] = {
-        **{name: getattr(run, name) for name in ("paths", "tolerance", "confidence", "observables", "dtype")},
-        **{"steps": recipe.steps, "x0": recipe.x0, "progress": progress},
+        **{name: getattr(run, name) for name in ("tolerance", "confidence", "observables", "dtype")},
+        **{"paths": paths, "steps": recipe.steps, "x0": recipe.x0, "store": store, "progress": progress},
     }
 
     def rule(optimizer, batch_factor):
@@ -136,7 +160,7 @@ def _curves(recipe: Recipe, progress: bool | None, say: Report) -> dict[str, Cur
         )
     found: dict[str, CurveTest | str] = {}
     for name, made in wanted.items():
-        say(f"[1/3] {name.replace('_', ' ')}: {run.paths} paths a curve")
+        say(f"[3/3] {name.replace('_', ' ')}: {paths} paths a curve")
         try:
             found[name] = made()
         except ValueError as error:  # no rule for a batch size, or for the optimiser

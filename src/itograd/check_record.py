@@ -34,6 +34,7 @@ def record(check: Check) -> dict[str, Any]:
             "tolerance": result.tolerance,
             "confidence": result.confidence,
             "assumptions": [_assumption(row) for row in result.assumptions],
+            "reach": _reach(result),
             "final_weak_errors": final_weak_errors(result),
             "noise_scale": {
                 place: found if isinstance(found, str) else asdict(found) for place, found in check.noise_scales.items()
@@ -46,6 +47,12 @@ def record(check: Check) -> dict[str, Any]:
             "recipe": {"name": check.recipe.name, **check.recipe.document},
         }
     )
+
+
+def _reach(result: Verdict) -> dict[str, Any]:
+    """What the number of paths could tell, and what it would take to tell more."""
+    numbers = {name: getattr(result, name) for name in ("resolvable", "paths_needed", "seconds_needed")}
+    return {**numbers, "sentence": result.reach}
 
 
 def final_weak_errors(result: Verdict) -> list[dict[str, Any]]:
@@ -189,7 +196,8 @@ def _run(found: Check) -> dict[str, Any]:
         "sampling": problem.sampling,
         "weight_decay": optimizer_decay(optimizer) + problem.decay,
         "order": recipe.run.order,
-        "paths": recipe.run.paths,
+        "paths": found.verdict.paths,
+        "budget": None if found.budget is None else {**asdict(found.budget), "sentence": str(found.budget)},
         "seed": recipe.run.seed,
         "dtype": recipe.run.dtype,
         "save_points": int(runs.sizes["time"]),

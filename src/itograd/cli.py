@@ -51,8 +51,8 @@ class Commands(click.Group):
             with warnings.catch_warnings():
                 warnings.showwarning = _show_warning
                 return super().invoke(ctx)
-        except KeyboardInterrupt:
-            click.echo("\ninterrupted: nothing was written", err=True)
+        except KeyboardInterrupt as error:
+            click.echo(f"\ninterrupted: {str(error) or 'nothing was written'}", err=True)
             ctx.exit(130)
         except (ValueError, TypeError, OSError) as error:
             if ctx.params.get("debug"):
@@ -84,17 +84,35 @@ def main(debug: bool) -> None:
     help=f"The folder for data, figures and report.  [default: {DEFAULT_OUTPUT}; with --json none]",
 )
 @click.option("--paths", type=int, help="Paths of each ensemble, instead of run.paths.")
+@click.option("--budget", type=float, metavar="SECONDS", help="Choose the paths so that the check takes so long.")
 @click.option("--seed", type=int, help="Instead of run.seed.")
+@click.option(
+    "--store",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="Keep the ensembles here: an interrupted check goes on.",
+)
 @click.option("--progress/--no-progress", default=None, help="Show progress.  [default: on a terminal]")
 def check(
-    recipe: Path | None, as_json: bool, output: Path | None, paths: int | None, seed: int | None, progress: bool | None
+    recipe: Path | None,
+    as_json: bool,
+    output: Path | None,
+    paths: int | None,
+    budget: float | None,
+    seed: int | None,
+    store: Path | None,
+    progress: bool | None,
 ) -> None:
     """Say whether the SDE describes the run of RECIPE, and write the report.
 
     Without a RECIPE the built-in example runs: softmax regression on scikit-learn's handwritten digits. The format of
     a recipe is documented in docs/recipe.md.
     """
-    given = {key: value for key, value in {"paths": paths, "seed": seed}.items() if value is not None}
+    if paths is not None and budget is not None:
+        raise Failure("--paths or --budget, and not both")
+    given: dict[str, Any] = {} if seed is None else {"seed": seed}
+    if paths is not None or budget is not None:
+        given |= {"paths": paths, "budget": budget}  # each replaces the other of the recipe
     found = _load(recipe, {"run": given} if given else None)
     if left_out := [*found.training.beside, *(["groups"] if found.training.groups else [])]:
         click.echo(
@@ -108,7 +126,11 @@ def check(
     from itograd.simulation.interrupt import deferred, safe_point
 
     with deferred(), ResultFolder(target) if target else nullcontext() as folder:
-        result = run_check(found, progress)
+        try:
+            result = run_check(found, progress, store)
+        except KeyboardInterrupt:
+            kept = f"what is finished is kept in {store}, and the same command goes on from there" if store else ""
+            raise KeyboardInterrupt(kept) from None
         safe_point()
         if folder:
             write_results(result, folder.staging)

@@ -157,7 +157,8 @@ class RunSection(Section):
     steps: Count | None = None
     time: Positive | None = None
     save_every: Count | None = None
-    paths: Annotated[int, Field(ge=16)] = 256
+    paths: Annotated[int, Field(ge=16)] | None = None
+    budget: Positive | None = None
     seed: Seed = 0
     dtype: Literal["float32", "float64"] = "float32"
     tolerance: Share = 0.05

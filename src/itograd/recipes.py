@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from itograd.scaling import TrainingRecipe
 
 BUILT_IN = "digits"
+DEFAULT_PATHS = 256
 
 
 class RecipeError(ValueError):
@@ -61,6 +62,11 @@ class Recipe:
     scale: ScaleSection
 
     @property
+    def paths(self) -> int:
+        """Of each ensemble, where no budget is given."""
+        return DEFAULT_PATHS if self.run.paths is None else self.run.paths
+
+    @property
     def equation_options(self) -> dict[str, int]:
         """What `modified_equation` needs beside the order."""
         return {"warm_start": self.warm_start} if self.warm_start else {}
@@ -73,7 +79,8 @@ def load_recipe(
 
     Args:
         path: a TOML file; data files and modules that it names are looked for beside it.
-        overrides: values, by section and key, that replace those of the file: {"run": {"paths": 64}}.
+        overrides: values, by section and key, that replace those of the file, None to leave a key out:
+            {"run": {"paths": 64, "budget": None}}.
 
     Raises RecipeError with one line for each problem; a problem of the user's own is called, nothing is run.
 
@@ -84,7 +91,8 @@ def load_recipe(
     document = _parse(name, text)
     for section, values in (overrides or {}).items():
         if isinstance(document.setdefault(section, {}), dict):
-            document[section].update(values)
+            table = {**document[section], **values}
+            document[section] = {key: value for key, value in table.items() if value is not None}
     sections = _validate(document, folder)
     return _build(name, text, document, sections, folder)
 
@@ -224,6 +232,8 @@ def _build(name: str, text: str, document: dict[str, Any], sections: RecipeFile,
     with _collected(problems, "optimizer", type(optimizer_section)):
         optimizer = optimizer_section.build()
         steps = _steps(run, optimizer.time_per_step)
+    if run.paths is not None and run.budget is not None:
+        problems.append(f"run.paths or run.budget, and not both: got {run.paths} paths and {run.budget:g} seconds")
     _raise(problems)
     with _collected(problems, "run", RunSection):
         x0 = None if run.x0 is None else _start(run.x0, problem)

@@ -17,6 +17,7 @@ import itograd as ig
 from itograd.check_record import plain_numbers
 from itograd.cli import main
 from itograd.report.numerals import with_error
+from itograd.report.words import reasons
 
 ROOT = Path(__file__).parents[2]
 
@@ -35,7 +36,7 @@ def call(tmp_path, monkeypatch):
 @pytest.fixture
 def quick(monkeypatch, quadratic_check):
     """`itograd check` with the ensembles already run: the commands are under test, not the engine."""
-    monkeypatch.setattr("itograd.check.check", lambda recipe, progress=None: quadratic_check)
+    monkeypatch.setattr("itograd.check.check", lambda recipe, progress=None, store=None: quadratic_check)
 
 
 def process(*arguments, cwd, **options):
@@ -517,3 +518,58 @@ def test_help_does_not_wait_for_jax(tmp_path, arguments):
         [sys.executable, "-c", code, *arguments], capture_output=True, text=True, cwd=tmp_path, check=True
     )
     assert result.stdout.strip().endswith("[]")
+
+
+def test_a_check_within_a_budget_is_repeated_by_its_number_of_paths(call, quadratic_recipe):
+    """The paths of the recipe give way to the budget, and the budget that a recipe states to --paths."""
+    found = json.loads(call("check", quadratic_recipe, "--json", "--budget", "2").stdout)
+    paths = found["run"]["paths"]
+    assert found["run"]["budget"]["paths"] == paths
+    assert any("the same number of paths repeats the run exactly" in line for line in reasons(found))
+    of_budget = quadratic_recipe.with_name("budget.toml")
+    of_budget.write_text(quadratic_recipe.read_text().replace("paths = 64", "budget = 2.0"))
+    again = json.loads(call("check", of_budget, "--json", "--paths", paths).stdout)
+    assert again["run"]["budget"] is None
+    for key in ("final_weak_errors", "assumptions", "verdict", "batch_size_room"):
+        assert again[key] == found[key]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--budget", "0"], "run.budget must be greater than 0: got 0.0"),
+        (["--budget", "nan"], "run.budget must be finite: got nan"),
+        (["--budget", "5", "--paths", "64"], "--paths or --budget, and not both"),
+    ],
+)
+def test_budgets_that_are_none(call, quadratic_recipe, options, message):
+    result = call("check", quadratic_recipe, *options)
+    assert (result.exit_code, result.stderr.strip()) == (2, f"error: {message}")
+
+
+def test_a_recipe_states_paths_or_a_budget(call, quadratic_recipe, tmp_path):
+    both = tmp_path / "both.toml"
+    both.write_text(quadratic_recipe.read_text().replace("paths = 64", "paths = 64\nbudget = 5.0"))
+    result = call("check", both)
+    assert result.exit_code == 2
+    assert "run.paths or run.budget, and not both: got 64 paths and 5 seconds" in result.stderr
+
+
+def test_an_interrupted_check_goes_on_from_its_store(call, quadratic_recipe, quadratic_check, monkeypatch):
+    pytest.importorskip("zarr")
+    whole = quadratic_check.to_dict()
+    with monkeypatch.context() as patched:
+        patched.setattr(sys.modules["itograd.analysis.verdict"], "weak_error", interrupted)
+        result = call("check", quadratic_recipe, "--json", "--store", "kept")
+    assert result.exit_code == 130
+    assert "interrupted: what is finished is kept in kept, and the same command goes on" in result.stderr
+    assert Path("kept", "flow.zarr").is_dir()
+    with monkeypatch.context() as patched:  # nothing is run again
+        patched.setattr("itograd.simulation.store.Store.finish", interrupted)
+        found = json.loads(call("check", quadratic_recipe, "--json", "--store", "kept").stdout)
+    assert found["final_weak_errors"] == whole["final_weak_errors"]
+    assert call("check", quadratic_recipe, "--store", "kept", "--budget", "5").exit_code == 2
+
+
+def interrupted(*_, **__):
+    raise KeyboardInterrupt

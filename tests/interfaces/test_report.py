@@ -1,5 +1,6 @@
 """The report: numerals, figures, the page and the folder that it is written to."""
 
+import dataclasses
 import re
 import tomllib
 from html.parser import HTMLParser
@@ -9,11 +10,14 @@ import numpy as np
 import pytest
 from matplotlib.colors import to_hex
 
+import itograd as ig
 from itograd.check_record import FORMAT
 from itograd.report import figures
-from itograd.report.folder import FIGURES, FILES, ResultFolder
+from itograd.report.curve_figures import curves
+from itograd.report.folder import FIGURES, FILES, ResultFolder, write_results
 from itograd.report.numerals import interval, number, of_unit, percent, with_error
 from itograd.report.page import page
+from itograd.scaling import TrainingRecipe, scaled_recipe
 
 
 @pytest.fixture(scope="module")
@@ -236,3 +240,52 @@ def test_a_place_that_cannot_be_written_is_refused(tmp_path, monkeypatch):
 def test_a_check_writes_what_the_folder_knows(quadratic_folder):
     assert names(quadratic_folder) == sorted(FILES)
     tomllib.loads((quadratic_folder / "recipe.toml").read_text())
+
+
+@pytest.fixture(scope="module")
+def check_with_curves(quadratic_check):
+    recipe = quadratic_check.recipe
+    options = {"steps": recipe.steps, "x0": recipe.x0, "paths": 64, "tolerance": 0.001, "progress": False}
+    found = ig.svag_test(recipe.optimizer, recipe.problem, amplifications=[2, 4], **options)
+    refused = "no rule for a batch size"
+    return dataclasses.replace(quadratic_check, curves={"svag_test": found, "scaled_runs": refused})
+
+
+def test_the_figure_of_the_curves_shows_their_means_the_tolerance_and_where_they_part(check_with_curves):
+    found = check_with_curves.curves["svag_test"]
+    panel = curves(found, "t = kη").axes[0]
+    shown = [line.get_ydata() for line in panel.lines if len(line.get_ydata()) == found.reference.sizes["time"]]
+    for run in (found.reference, *(curve.runs for curve in found.curves)):
+        assert any(np.array_equal(line, run["mean"].values[:, 0]) for line in shown)
+    crosses = [line.get_xdata() for line in panel.lines if line.get_marker() == "x"]
+    partings = [curve.parting["x0"] for curve in found.curves if curve.parting["x0"] is not None]
+    assert [float(x[0]) for x in crosses] == partings
+    assert partings, "at a tolerance of 0.1 % the curves part"
+
+
+def test_the_page_shows_curves_that_were_run_and_says_why_others_were_not(check_with_curves, tmp_path):
+    write_results(check_with_curves, tmp_path)
+    html = (tmp_path / "report.html").read_text()
+    assert names(tmp_path) == sorted([*FILES, "svag_test.png", "svag_test.svg"])
+    with ResultFolder(tmp_path):  # may be replaced: it is an earlier check's
+        pass
+    assert html.count("<figure") == 4
+    assert "not run, no rule for a batch size" in html
+
+
+def test_the_page_shows_every_hyperparameter_of_a_scaled_recipe(found, images):
+    adamw = TrainingRecipe(ig.AdamW(1e-3, eps=1e-6, weight_decay=0.1), 256, 1000, clip_norm=1.0, ema=0.999)
+    scaled = {**scaled_recipe(adamw, 1024).to_dict(), "bound": "none"}
+    html = page({**found, "scaled_recipes": [scaled]}, images, recipe="", panels=["x0", "x1"], errors_are_small=False)
+    rows = {
+        name: re.findall(r"<td class=\"n\">(.*?)</td>", cells)
+        for name, cells in re.findall(r"<tr><th>(.*?)</th>(.*?)</tr>", html)
+    }
+    assert rows["learning rate"] == ["0.001", "0.002", "× √κ"]
+    assert rows["b1"] == ["0.9", "0.6561", "b^κ"]
+    assert rows["b2"][:2] == ["0.999", "0.996006"]
+    assert rows["eps"][1:] == ["5×10⁻⁷", "÷ √κ"]
+    assert rows["weight decay"] == ["0.1", "0.2", "× √κ"]
+    assert rows["clip norm"] == ["1", "0.5", "÷ √κ"]
+    assert rows["ema"][2] == "ρ^κ"
+    assert rows["steps"] == ["1000", "250", "÷ κ"]

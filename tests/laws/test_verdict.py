@@ -1,5 +1,7 @@
 """The verdict: what it decides, from which evidence, and what it names as the cause."""
 
+import shutil
+
 import numpy as np
 import pytest
 import scipy.stats
@@ -7,7 +9,7 @@ import scipy.stats
 import itograd as ig
 from itograd.analysis.assumption import FAILS, HOLDS, OPEN, decide
 from itograd.analysis.bands import band, observable_scale
-from itograd.analysis.verdict import _sampling_rows
+from itograd.analysis.verdict_rows import sampling_rows
 
 Q = ig.problems.Quadratic(1.0, 1.0)
 
@@ -117,6 +119,7 @@ def test_the_scale_is_the_range_or_the_spread():
 def test_it_prints_a_table_with_the_decision_first():
     text = str(verdict())
     assert text.splitlines()[0] == "trust"
+    assert "second moment" not in text  # SGD has none
     assert "limit 0.05 of its scale" in text
 
 
@@ -157,6 +160,8 @@ def test_adam_is_compared_from_the_start_of_its_sde():
     assert 0 < start <= float(found.flow.time[0]) < 2 * start + 0.02
     assert float(found.runs.time[0]) == 0
     np.testing.assert_allclose(found.errors["noise_shape"].time, found.flow.time)
+    assert rows(found)["signal in the second moment, |s − 1|, at the start"].outcome == HOLDS
+    assert not any("holds signal" in remark for remark in found.remarks)
 
 
 @pytest.mark.slow
@@ -168,15 +173,41 @@ def test_rmsprop_is_not_trusted_where_its_second_moment_holds_the_signal():
         rule, clean, x0=[0.5, 0.5], steps=60, save_every=2, paths=500, observables=["loss"], progress=False
     )
     assert found.decision == "do not trust"
+    start = ig.regime(rule, clean, [0.5, 0.5], tolerance=0.05)  # what it says before any scaled recipe is run
+    row = rows(found)["signal in the second moment, |s − 1|, at the start"]
+    assert (row.outcome, row.decisive) == (FAILS, False)
+    assert row.measured == start.assumptions()[0].measured > 0.7
+    assert found.regimes["start"].may_scale(4).outcome == FAILS
+    kappa = f"κ = {start.largest_batch_factor.value:.3g}"
+    assert any("at the start the second moment holds signal" in line and kappa in line for line in found.remarks)
+    assert rows(found)["averaging of the second moment, |q|"].outcome == HOLDS
 
 
 def test_reshuffling_with_an_adaptive_method_cannot_be_judged():
     features, targets = np.array([[1.0], [2.0], [-1.0]]), np.array([1.0, 1.0, 0.5])
     plain = ig.problems.LinearRegression(features, targets, batch_size=1)
     shuffled = ig.problems.LinearRegression(features, targets, batch_size=1, sampling="reshuffling")
-    (row,) = _sampling_rows(ig.Adam(0.01), shuffled, np.zeros(1), 0)
+    (row,) = sampling_rows(ig.Adam(0.01), shuffled, np.zeros(1), 0)
     assert (row.outcome, row.decisive) == (OPEN, True)
     decision, (reason,) = decide([row], why="")
     assert decision == "cannot tell"
     assert "sample with replacement" in reason
-    assert not list(_sampling_rows(ig.Adam(0.01), plain, np.zeros(1), 0))
+    assert not list(sampling_rows(ig.Adam(0.01), plain, np.zeros(1), 0))
+
+
+def test_a_stored_verdict_goes_on_where_it_was(tmp_path):
+    """To the bytes of one that nothing has disturbed; and another run does not go into the same stores."""
+    pytest.importorskip("zarr")
+    place = tmp_path / "stores"
+    plain, stored = verdict(paths=100), verdict(paths=100, store=place)
+    assert sorted(path.name for path in place.iterdir()) == ["flow.zarr", "gaussian.zarr", "runs.zarr"]
+    shutil.rmtree(place / "flow.zarr")  # as if it had been interrupted there
+    again = verdict(paths=100, store=place)
+    for name in ("runs", "gaussian", "flow"):
+        for other in (stored, again):
+            np.testing.assert_array_equal(getattr(plain, name)["mean"], getattr(other, name)["mean"])
+    assert plain.assumptions == stored.assumptions == again.assumptions
+    with pytest.raises(ValueError, match="seed"):
+        verdict(paths=100, store=place, seed=7)
+    with pytest.raises(ValueError, match="either a store or a budget"):
+        ig.verdict(ig.SGD(0.1), Q, steps=3, store=place, budget=1.0)

@@ -9,6 +9,8 @@ largest standard deviation over paths where that is larger.
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import xarray as xr
 from scipy import stats
@@ -36,6 +38,33 @@ def bounds(error: xr.Dataset, scale: np.ndarray, confidence: float):
     e = np.abs(error["weak_error"].values)
     z = band(error, confidence)
     return e / scale, np.maximum(e - z * s - d, 0) / scale, (e + z * s + d) / scale
+
+
+def resolvable(error: xr.Dataset, scale: np.ndarray, confidence: float) -> float:
+    """The half width z s + |d| of the widest band, in units of its scale: a larger deviation would have been seen."""
+    e, _, high = bounds(error, scale, confidence)
+    return float(np.max(high - e))
+
+
+def paths_needed(error: xr.Dataset, scale: np.ndarray, tolerance: float, confidence: float, paths: int) -> int | None:
+    """So many paths would decide, if the means are where they seem to be; None where no number is known to.
+
+    They put the band of the largest deviation beyond the tolerance, or all bands within it. z s falls as the root of
+    the number of paths, and d, which paths do not change, stays.
+    """
+    d, sd = own_error(error)
+    half = band(error, confidence) * np.hypot(error["standard_error"].values, sd)
+    room = tolerance * scale - np.abs(error["weak_error"].values)  # below 0: the deviation is beyond the tolerance
+    margin = np.abs(room) - d
+    if not (np.isfinite(room).all() and np.isfinite(half).all()):
+        return None
+    beyond = (room < 0) & (margin > 0)
+    if not beyond.any() and (margin <= 0).any():
+        return None
+    with np.errstate(divide="ignore"):
+        times = (half / margin) ** 2
+    times = np.min(times[beyond]) if beyond.any() else np.max(times)
+    return math.ceil(paths * max(1.0, float(times)))
 
 
 def own_error(error: xr.Dataset):

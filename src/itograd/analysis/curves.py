@@ -14,6 +14,7 @@ reference. A curve parts at the first time at which its band lies wholly beyond 
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -22,7 +23,8 @@ import numpy as np
 import xarray as xr
 
 from itograd.analysis.assumption import OPEN, Assumption, decide
-from itograd.analysis.bands import band, bounds, error_row, observable_scale
+from itograd.analysis.bands import bounds, error_row, observable_scale, paths_needed
+from itograd.analysis.kept import kept
 from itograd.analysis.weak_error import weak_error
 from itograd.optimizers.optimizer import Optimizer
 from itograd.optimizers.svag import SVAG
@@ -57,6 +59,7 @@ class CurveTest:
     tolerance: float
     confidence: float
     reference: xr.Dataset = field(repr=False)
+    reference_label: str
     curves: tuple[Curve, ...]
 
     def __str__(self) -> str:
@@ -90,6 +93,7 @@ def svag_test(
     tolerance: float = 0.05,
     confidence: float = 0.95,
     dtype: str = "float32",
+    store: str | os.PathLike | None = None,
     progress: bool | None = None,
 ) -> CurveTest:
     """The optimiser beside SVAG of itself at each of the `amplifications` a > 1: where do the curves part?
@@ -107,7 +111,14 @@ def svag_test(
     for a in amplifications:
         require_number("amplifications", a, minimum=1, exclusive=True)
     variants = [_Variant(f"a = {a:g}", SVAG(optimizer, a), problem, steps * a) for a in amplifications]
-    options = {"x0": x0, "paths": paths, "observables": observables, "dtype": dtype, "progress": progress}
+    options = {
+        "x0": x0,
+        "paths": paths,
+        "observables": observables,
+        "dtype": dtype,
+        "store": store,
+        "progress": progress,
+    }
     return _compared(
         _Variant("a = 1", optimizer, problem, steps), variants, save_every, seed, tolerance, confidence, options
     )
@@ -128,6 +139,7 @@ def scaled_runs(
     tolerance: float = 0.05,
     confidence: float = 0.95,
     dtype: str = "float32",
+    store: str | os.PathLike | None = None,
     progress: bool | None = None,
 ) -> CurveTest:
     """The recipe beside its scaled recipes at other `batch_sizes`, run for as many examples: do the curves coincide?
@@ -150,7 +162,14 @@ def scaled_runs(
         variants.append(
             _Variant(f"B = {size}", rule(optimizer, factor), problem.with_batch_size(int(size)), steps / factor)
         )
-    options = {"x0": x0, "paths": paths, "observables": observables, "dtype": dtype, "progress": progress}
+    options = {
+        "x0": x0,
+        "paths": paths,
+        "observables": observables,
+        "dtype": dtype,
+        "store": store,
+        "progress": progress,
+    }
     return _compared(
         _Variant(f"B = {problem.batch_size}", optimizer, problem, steps),
         variants,
@@ -186,7 +205,9 @@ def _compared(base: _Variant, variants, save_every, seed, tolerance, confidence,
             for name, time in curve.parting.items()
             if time is not None
         ]
-    return CurveTest(decision, tuple(reasons), tuple(remarks), tolerance, confidence, reference, tuple(curves))
+    return CurveTest(
+        decision, tuple(reasons), tuple(remarks), tolerance, confidence, reference, base.label, tuple(curves)
+    )
 
 
 def _common_saves(steps: list[int], save_every: int | None) -> int:
@@ -205,6 +226,7 @@ def _common_saves(steps: list[int], save_every: int | None) -> int:
 
 
 def _run(variant: _Variant, steps: int, saves: int, seed: int, options) -> xr.Dataset:
+    options = {**options, **kept(options["store"], variant.label.replace(" = ", "-"))}
     return simulate(variant.optimizer, variant.problem, steps=steps, save_every=steps // saves, seed=seed, **options)
 
 
@@ -222,14 +244,5 @@ def _curve(label, steps, runs, reference, tolerance, confidence) -> Curve:
     decision, _ = decide(rows, why="")
     needed = None
     if any(row.outcome == OPEN for row in rows):
-        needed = _paths_needed(error, scale, tolerance, confidence, int(runs.attrs["paths"]))
+        needed = paths_needed(error, scale, tolerance, confidence, int(runs.attrs["paths"]))
     return Curve(label, steps, decision, rows, parting, needed, runs, error)
-
-
-def _paths_needed(error, scale, tolerance, confidence, paths: int) -> int | None:
-    """So many paths bring every band within the tolerance, if the means are where they seem to be; None if none do."""
-    room = tolerance * scale - np.abs(error["weak_error"].values)
-    half = band(error, confidence) * error["standard_error"].values
-    if not (np.isfinite(room).all() and (room > 0).all()):
-        return None
-    return math.ceil(paths * max(1.0, float(np.max((half / room) ** 2))))

@@ -13,35 +13,56 @@ discretisation error.
     cannot tell    otherwise: more paths, a finer SDE or a longer run are needed
 
 A third ensemble, the optimiser with Gaussian noise of the same covariance, splits the weak error into what the finite
-step does and what the non-Gaussian noise does, so that the verdict can name the assumption that failed.
+step does and what the non-Gaussian noise does, so that the verdict can name the assumption that failed. For an adaptive
+method the signal in its second moment, at the start and at the end of a run, is named beside them (`regime.py`): it is
+known before any scaled recipe is run.
 """
 
 from __future__ import annotations
 
+import dataclasses
+import math
+import os
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import xarray as xr
-from scipy import stats
 
-from itograd.analysis.assumption import FAILS, HOLDS, OPEN, Assumption, decide
-from itograd.analysis.bands import band, bounds, error_row, largest, observable_scale, own_error
-from itograd.analysis.noise_shape import noise_skewness, reshuffling_share
+from itograd.analysis.assumption import OPEN, Assumption, decide
+from itograd.analysis.bands import (
+    band,
+    bounds,
+    error_row,
+    largest,
+    observable_scale,
+    own_error,
+    paths_needed,
+    resolvable,
+)
+from itograd.analysis.budget import Budget, require_budget, within
+from itograd.analysis.kept import kept
+from itograd.analysis.regime import Regime
+from itograd.analysis.verdict_rows import (
+    discretisation_row,
+    divergence_row,
+    regime_remarks,
+    regime_rows,
+    regimes_at,
+    sampling_rows,
+    skewness_row,
+)
 from itograd.analysis.weak_error import weak_error
-from itograd.optimizers.adaptive import AdaptiveMethod
 from itograd.optimizers.optimizer import Optimizer, modified_equation
 from itograd.problems.problem import Problem
 from itograd.simulation.engine import final_points
 from itograd.simulation.ensemble import simulate
-from itograd.simulation.schedule import base
-from itograd.validation import require_count, require_number
+from itograd.validation import require, require_count, require_number
 
-# Reshuffling may suppress so much of tr Σ before its runs are another process than the SDE's (theory, amendment 8).
-RESHUFFLING_LIMIT = 0.05
-# A batch noise this skewed along the gradient shifts means at the order of the step (theory 2.1a); informative.
-SKEWNESS_LIMIT = 0.5
+DEFAULT_PATHS = 512
+WEAK_ERROR = "weak error of "  # how the rows of the observables are named
 
 
 @dataclass(frozen=True)
@@ -61,6 +82,42 @@ class Verdict:
     flow: xr.Dataset
     gaussian: xr.Dataset
     errors: dict[str, xr.Dataset] = field(repr=False)  # "total", "finite_step", "noise_shape"
+    regimes: dict[str, Regime] = field(repr=False)  # of an adaptive method: "start", "end" of a run
+    seconds: float  # that the ensembles took
+    budget: Budget | None = None  # how the number of paths was chosen, where a time was given
+
+    @property
+    def paths(self) -> int:
+        """Of each ensemble."""
+        return int(self.runs.attrs["paths"])
+
+    @property
+    def resolvable(self) -> float:
+        """The half width of the widest deciding band, as a share of its scale: more would have been seen."""
+        return resolvable(self.errors["total"], observable_scale(self.flow), self.confidence)
+
+    @property
+    def paths_needed(self) -> int | None:
+        """So many paths would decide what weak errors leave open; None where they do not, or no number is known."""
+        if not any(row.outcome == OPEN and row.name.startswith(WEAK_ERROR) for row in self.assumptions):
+            return None
+        scale = observable_scale(self.flow)
+        return paths_needed(self.errors["total"], scale, self.tolerance, self.confidence, self.paths)
+
+    @property
+    def seconds_needed(self) -> float | None:
+        """About so many seconds those paths would take, by what these took."""
+        needed = self.paths_needed
+        return None if needed is None else self.seconds * needed / self.paths
+
+    @property
+    def reach(self) -> str:
+        """What so many paths can tell, and how many would tell what they do not."""
+        said = f"{self.paths} paths know every weak error to ±{self.resolvable:.2g} of its scale or better"
+        needed, seconds = self.paths_needed, self.seconds_needed
+        if needed is None or seconds is None:
+            return said
+        return f"{said}; about {_rounded(needed)} would decide, in about {_rounded(seconds)} s"
 
     def __str__(self) -> str:
         width = max(len(a.name) for a in self.assumptions)
@@ -69,7 +126,13 @@ class Verdict:
             f"limit {a.limit:.3g} {a.unit}  {a.outcome if a.decisive else f'({a.outcome})'}"
             for a in self.assumptions
         ]
-        return "\n".join([self.decision, *(f"  {line}" for line in (*self.reasons, *self.remarks)), *rows])
+        return "\n".join(
+            [self.decision, *(f"  {line}" for line in (*self.reasons, *self.remarks, *self._costs)), *rows]
+        )
+
+    @property
+    def _costs(self) -> list[str]:
+        return [self.reach, *([str(self.budget)] if self.budget else [])]
 
 
 def verdict(
@@ -79,7 +142,8 @@ def verdict(
     steps: int,
     save_every: int | None = None,
     x0: Any = None,
-    paths: int = 512,
+    paths: int | None = None,
+    budget: float | None = None,
     seed: int = 0,
     observables: Mapping[str, Callable] | Sequence[str] | None = None,
     tolerance: float = 0.05,
@@ -87,17 +151,22 @@ def verdict(
     order: int = 1,
     warm_start: int | None = None,
     dtype: str = "float32",
+    store: str | os.PathLike | None = None,
     progress: bool | None = None,
 ) -> Verdict:
     """Run optimiser and SDE, and say whether the SDE describes the optimiser; the rules stand at the head of this file.
 
     Args:
         steps, save_every, x0, observables, dtype: as in `simulate`.
-        paths: paths of each of the three ensembles.
+        paths: paths of each of the three ensembles; by default 512.
+        budget: instead of `paths`, the seconds that all may take: the number of paths is chosen by trials
+            (`analysis/budget.py`), from 16 on, and stands in the result, as `budget.paths`.
         seed: three consecutive seeds from this one are used.
         tolerance: the largest weak error accepted, as a share of the observable's scale.
         confidence: of the simultaneous bands.
         order: the weak order of the modified equation.
+        store: a folder that keeps the three ensembles while they run: the same call goes on with them after an
+            interruption, to the same bytes (docs/results.md). Not with a budget, whose paths are another time's others.
         warm_start: the steps after which the SDE of an adaptive method starts; by default its `equation_start`.
 
     Raises ValueError where the optimiser has no modified equation or an argument does not fit, before anything is run.
@@ -112,34 +181,58 @@ def verdict(
     require_number("confidence", confidence, minimum=0, maximum=1, exclusive=True)
     begin = optimizer.equation_start(steps) if warm_start is None else {"warm_start": warm_start}
     equation = modified_equation(optimizer, problem, order, **begin)
-    options: dict = {"x0": x0, "paths": paths, "observables": observables, "dtype": dtype, "progress": progress}
-    runs = simulate(optimizer, problem, steps=steps, save_every=save_every, seed=seed, **options)
+    require(paths is None or budget is None, f"give either paths or a budget: got paths={paths}, budget={budget}")
+    require(
+        store is None or budget is None,
+        "give either a store or a budget: a store goes on with a number of paths that does not change",
+    )
+    options = {"x0": x0, "observables": observables, "dtype": dtype, "progress": progress}
+
+    def ensembles(paths: int) -> Verdict:
+        grid = {"steps": steps, "save_every": save_every}
+        return _verdict(
+            optimizer, problem, equation, grid, {**options, "paths": paths}, seed, tolerance, confidence, store
+        )
+
+    if budget is None:
+        return ensembles(DEFAULT_PATHS if paths is None else paths)
+    require_budget(budget)
+    found, spent = within(budget, ensembles)
+    return dataclasses.replace(found, budget=spent)
+
+
+def _verdict(optimizer, problem, equation, grid, options, seed, tolerance, confidence, store) -> Verdict:
+    begin = time.monotonic()
+    runs = simulate(optimizer, problem, seed=seed, **grid, **options, **kept(store, "runs"))
     times = runs.time.values[runs.time.values >= equation.start_time * (1 - 1e-9)]
-    gaussian = simulate(optimizer, problem.gaussian(), save_at=times, seed=seed + 2, **options)
+    gaussian = simulate(
+        optimizer, problem.gaussian(), save_at=times, seed=seed + 2, **options, **kept(store, "gaussian")
+    )
     # The SDE's own error goes into the bands, so it may be larger than a third of a standard error, but not by much.
     accepted = dict(zip(gaussian.observable.values.tolist(), tolerance / 50 * observable_scale(gaussian)))
-    flow = simulate(equation, save_at=times, seed=seed + 1, discretisation_tolerance=accepted, **options)
+    how = {"discretisation_tolerance": accepted, **kept(store, "flow")}
+    flow = simulate(equation, save_at=times, seed=seed + 1, **how, **options)
     errors = {
         "total": weak_error(runs, flow),
         "finite_step": weak_error(gaussian, flow),
         "noise_shape": weak_error(runs, gaussian),
     }
-    start = problem.x0 if x0 is None else x0
-    ends = final_points(optimizer.chain(problem), start, steps, paths=min(paths, 16), seed=seed, dtype=dtype)
-    finite = ends[np.isfinite(ends).all(axis=1)]
-    end = finite[0] if len(finite) else None  # where the noise is measured
+    start = problem.x0 if options["x0"] is None else options["x0"]
+    end = _end_of_a_run(optimizer, problem, start, grid["steps"], seed, options)
+    regimes = regimes_at(optimizer, problem, {"start": None if callable(start) else start, "end": end}, tolerance)
     rows = (
         *_error_rows(errors, flow, tolerance, confidence),
-        _discretisation_row(errors["total"], flow, tolerance),
-        _divergence_row(runs, flow),
-        *_sampling_rows(optimizer, problem, end, seed),
-        _skewness_row(problem, end, seed, confidence),
+        discretisation_row(errors["total"], flow, tolerance),
+        divergence_row(runs, flow),
+        *sampling_rows(optimizer, problem, end, seed),
+        skewness_row(problem, end, seed, confidence),
+        *regime_rows(regimes),
     )
     decision, reasons = decide(rows, why="every weak error lies within the tolerance, at every save point")
     return Verdict(
         decision,
         tuple(reasons),
-        tuple(_remarks(errors, confidence)),
+        (*_remarks(errors, confidence), *regime_remarks(regimes)),
         rows,
         tolerance,
         confidence,
@@ -147,111 +240,33 @@ def verdict(
         flow,
         gaussian,
         errors,
+        regimes,
+        time.monotonic() - begin,
     )
+
+
+def _end_of_a_run(optimizer, problem, start, steps, seed, options):
+    """Where the noise is measured: the end of the first path that is finite; None where none of sixteen is."""
+    paths = min(options["paths"], 16)
+    ends = final_points(optimizer.chain(problem), start, steps, paths=paths, seed=seed, dtype=options["dtype"])
+    finite = ends[np.isfinite(ends).all(axis=1)]
+    return finite[0] if len(finite) else None
+
+
+def _rounded(number: float) -> str:
+    """Two digits, upwards: it is an estimate."""
+    unit = 10.0 ** (math.floor(math.log10(number)) - 1)
+    return f"{math.ceil(number / unit) * unit:.6g}"
 
 
 def _error_rows(errors, flow, tolerance, confidence):
     scale = observable_scale(flow)
     for i, name in enumerate(flow.observable.values.tolist()):
-        yield error_row(f"weak error of {name}", errors["total"], i, scale, tolerance, confidence, True)
+        yield error_row(f"{WEAK_ERROR}{name}", errors["total"], i, scale, tolerance, confidence, True)
     for label, key in (("finite step (Gaussian noise)", "finite_step"), ("shape of the noise", "noise_shape")):
         worst = largest(bounds(errors[key], scale, confidence)[0].max(axis=0))
         name = flow.observable.values[worst]
         yield error_row(f"{label}, {name}", errors[key], worst, scale, tolerance, confidence, False)
-
-
-def _discretisation_row(error, flow, tolerance) -> Assumption:
-    d, sd = own_error(error)
-    share = np.broadcast_to((d + 2 * np.asarray(sd)) / observable_scale(flow), error["weak_error"].shape)
-    worst, limit = float(np.nanmax(share)), tolerance / 2
-    return Assumption(
-        "discretisation of the SDE",
-        float(np.nanmax(np.asarray(d) / observable_scale(flow))),
-        (0.0, worst),
-        limit,
-        "of its scale",
-        "open if the error with two standard errors exceeds half the tolerance",
-        HOLDS if worst <= limit else OPEN,
-        remedy="give the SDE a finer step or a better scheme",
-    )
-
-
-def _divergence_row(runs, flow) -> Assumption:
-    lost = int(runs["diverged"].values[-1])
-    also = int(flow["diverged"].values[-1])
-    paths = int(runs.attrs["paths"])
-    interval = stats.binomtest(lost, paths).proportion_ci(0.95, method="exact")
-    return Assumption(
-        "diverged paths",
-        lost / paths,
-        (interval.low, interval.high),
-        0.0,
-        "of the optimiser's paths",
-        f"fails if any path is lost ({lost} of the optimiser, {also} of the SDE); Clopper–Pearson interval",
-        HOLDS if lost + also == 0 else FAILS,
-    )
-
-
-def _sampling_rows(optimizer, problem, point, seed):
-    if problem.dataset_size is None:
-        return
-    reshuffled = problem.sampling == "reshuffling"
-    if isinstance(optimizer, AdaptiveMethod):  # a rate of its own for every coordinate: no share is known
-        if not reshuffled:
-            return
-        share, error = np.nan, np.nan
-    else:
-        rate = effective_learning_rate(optimizer)
-        share, error = _measured(point, lambda x: reshuffling_share(problem, x, learning_rate=rate, seed=seed))
-    low, high = np.clip([share - 2 * error, share + 2 * error], 0.0, 1.0).tolist()
-    outcome = HOLDS if high <= RESHUFFLING_LIMIT else FAILS if low > RESHUFFLING_LIMIT else OPEN
-    yield Assumption(
-        "noise that reshuffling suppresses" if reshuffled else "noise lost if one reshuffled",
-        share,
-        (low, high),
-        RESHUFFLING_LIMIT,
-        "of tr Σ",
-        "share of tr Σ in directions with η λ N/B < 20, at the end of a run; two standard errors; "
-        "decides only where batches are reshuffled",
-        outcome,
-        reshuffled,
-        remedy="sample with replacement",
-    )
-
-
-def _skewness_row(problem, point, seed, confidence):
-    skewness, error = _measured(point, lambda x: noise_skewness(problem, x, batches=2048, seed=seed))
-    half = float(stats.norm.ppf((1 + confidence) / 2) * error)
-    low, high = skewness - half, skewness + half
-    small = max(abs(low), abs(high)) <= SKEWNESS_LIMIT
-    large = low > SKEWNESS_LIMIT or high < -SKEWNESS_LIMIT
-    return Assumption(
-        "skewness of the noise",
-        skewness,
-        (low, high),
-        SKEWNESS_LIMIT,
-        "along the gradient",
-        f"measured at the end of a run; {confidence:.0%} interval; explains, and does not decide",
-        HOLDS if small else FAILS if large else OPEN,
-        decisive=False,
-    )
-
-
-def _measured(point, measure) -> tuple[float, float]:
-    """Value and standard error of a measurement at a point; NaN where there is no such point, or nothing to measure."""
-    if point is None:
-        return np.nan, np.nan
-    try:
-        found = measure(point)
-    except ValueError:  # no noise, or no gradient, at the point
-        return np.nan, np.nan
-    return found.value, found.standard_error
-
-
-def effective_learning_rate(optimizer: Optimizer) -> float:
-    """The rate at which a step moves along a constant gradient: η, or η/(1−μ) with momentum."""
-    momentum = getattr(optimizer, "momentum", 0.0)
-    return float(base(getattr(optimizer, "learning_rate", optimizer.time_per_step)) / (1 - base(momentum)))
 
 
 def _remarks(errors, confidence) -> list[str]:

@@ -91,7 +91,7 @@ def trajectories(result: Verdict, clock: str) -> Figure:
         )
         axes.set_ylabel(label(name))
 
-    return _panels(shown_observables(result), draw, clock, share_y=False)
+    return panels(shown_observables(result), draw, clock, share_y=False)
 
 
 def weak_errors(result: Verdict, clock: str) -> Figure:
@@ -151,7 +151,7 @@ def weak_errors(result: Verdict, clock: str) -> Figure:
             )
         axes.set_title(label(name))
 
-    return _panels(shown_observables(result), draw, clock, share_y=True, y_label="weak error, % of scale")
+    return panels(shown_observables(result), draw, clock, share_y=True, y_label="weak error, % of scale")
 
 
 def noise_scales(found: dict[str, Any]) -> Figure:
@@ -234,7 +234,8 @@ def errors_too_small_to_see(result: Verdict, names: Iterable[str]) -> bool:
     return True
 
 
-def _panels(names: list[str], draw: Callable, clock: str, *, share_y: bool, y_label: str | None = None) -> Figure:
+def panels(names: list[str], draw: Callable, clock: str, *, share_y: bool, y_label: str | None = None) -> Figure:
+    """A panel for each observable, which `draw(axes, name)` fills, with one legend and continuous time below."""
     columns = min(3, len(names))
     rows = -(-len(names) // columns)
     with matplotlib.rc_context(_STYLE):
@@ -261,7 +262,7 @@ def _panels(names: list[str], draw: Callable, clock: str, *, share_y: bool, y_la
 
 def _in_order(handles: list, texts: list[str]) -> tuple[list, list[str]]:
     """The optimiser first in the legend, whatever was drawn first."""
-    order = sorted(range(len(texts)), key=lambda i: not texts[i].startswith("optimiser"))
+    order = sorted(range(len(texts)), key=lambda i: not texts[i].startswith(("optimiser", "recipe")))
     return [handles[i] for i in order], [texts[i] for i in order]
 
 

@@ -10,12 +10,15 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from itograd.analysis.curves import CurveTest
 from itograd.report import figures
+from itograd.report.curve_figures import curves
 from itograd.report.page import page
 from itograd.simulation.result import save
 
 FORMAT = "itograd check"  # how the format named in check.json begins
 FIGURES = ("trajectories", "weak_error", "noise_scale")
+CURVES = ("svag_test", "scaled_runs")  # figures that are there where the recipe asks for these runs
 FILES = (
     "check.json",
     "flow.nc",
@@ -25,6 +28,7 @@ FILES = (
     "runs.nc",
     *(f"{name}.{ending}" for name in FIGURES for ending in ("png", "svg")),
 )
+FILES_OF_CURVES = tuple(f"{name}.{ending}" for name in CURVES for ending in ("png", "svg"))
 
 
 class ResultFolder:
@@ -88,12 +92,13 @@ def write_results(check: Any, folder: Path) -> None:
         "trajectories": figures.trajectories(result, clock),
         "weak_error": figures.weak_errors(result, clock),
         "noise_scale": figures.noise_scales(found),
+        **{name: curves(test, clock) for name, test in check.curves.items() if isinstance(test, CurveTest)},
     }
     images = {}
-    for name in FIGURES:
-        images[name] = figures.render(drawn[name], "svg")
+    for name, figure in drawn.items():
+        images[name] = figures.render(figure, "svg")
         (folder / f"{name}.svg").write_bytes(images[name])
-        (folder / f"{name}.png").write_bytes(figures.render(drawn[name], "png"))
+        (folder / f"{name}.png").write_bytes(figures.render(figure, "png"))
     panels = figures.shown_observables(result)
     text = page(
         found,
@@ -110,7 +115,7 @@ def write_results(check: Any, folder: Path) -> None:
 def _require_own(folder: Path) -> None:
     """Raise unless the folder is empty, or holds an earlier check and nothing else."""
     names = sorted(entry.name for entry in folder.iterdir())
-    foreign = [name for name in names if name not in FILES]
+    foreign = [name for name in names if name not in FILES + FILES_OF_CURVES]
     if names and not foreign and not _is_check(folder / "check.json"):
         foreign = names
     if foreign:

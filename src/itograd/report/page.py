@@ -11,6 +11,7 @@ from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup, escape
 
 from itograd.report.numerals import interval, number, of_unit, percent, with_error
+from itograd.report.side_by_side import side_by_side
 from itograd.report.words import (
     CURVES,
     NECESSARY,
@@ -38,17 +39,20 @@ def page(
     """
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters.update(number=number, percent=percent, interval=interval, of_unit=of_unit, symbols=_symbols)
+    environment.filters.update(side_by_side=side_by_side)
     environment.globals.update(with_error=with_error)
     template = environment.from_string((files("itograd") / "report" / "page.html.j2").read_text(encoding="utf-8"))
     captions = {
         "trajectories": _trajectories(found, panels, errors_are_small),
         "weak_error": _weak_error(found),
         "noise_scale": _noise_scale(found),
+        **{name: _curves(name, test, found) for name, test in found["curves"].items() if name in images},
     }
     return template.render(
         found=found,
         run=found["run"],
         room=found["batch_size_room"],
+        scaled=[row for row in found["scaled_recipes"] if "new" in row],
         recipe=recipe.strip(),
         captions=captions,
         images={
@@ -117,4 +121,15 @@ def _noise_scale(found: dict[str, Any]) -> str:
         "Batch sizes and the simple noise scale B_simple = B tr Σ/|∇L|², with "
         f"{percent(found['confidence'])} intervals (an arrow: no upper end; at equilibrium: two standard errors). "
         f"{bound}"
+    )
+
+
+def _curves(name: str, test: dict[str, Any], found: dict[str, Any]) -> str:
+    reference = {"svag_test": "the optimiser", "scaled_runs": "the recipe"}[name]
+    equal = "" if name == "svag_test" else " Times are the recipe's, at equal numbers of examples."
+    parts = any(time is not None for curve in test["curves"] for time in curve["parting"].values())
+    return (
+        f"Means over {found['run']['paths']} paths of {reference} (solid) and of each run beside it (dashed; bars: two "
+        f"standard errors). Shaded: the tolerance, {percent(found['tolerance'])} of the scale, about {reference}."
+        f"{equal}{' A cross: the first time at which a curve has surely left it.' if parts else ''}"
     )

@@ -10,7 +10,8 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from itograd.report.numerals import decay_rate, interval, number, of_unit, percent, with_error
+from itograd.report.numerals import interval, number, of_unit, percent, with_error
+from itograd.report.side_by_side import side_by_side
 from itograd.report.words import (
     CURVES,
     NECESSARY,
@@ -25,7 +26,6 @@ from itograd.report.words import (
 )
 
 COLOURS = {"trust": "bold green", "do not trust": "bold red", "cannot tell": "bold yellow"}
-DECAY_RATES = ("momentum", "b1", "b2", "beta", "ema")
 OUTCOMES = {"holds": "green", "fails": "red", "open": "yellow"}
 
 
@@ -204,14 +204,5 @@ def _side_by_side(rows: list[dict[str, Any]], rules: bool = False) -> Table:
 
 
 def _lines(table: Table, rows: list[dict[str, Any]], rules: bool, only: list[str] | None = None, prefix="") -> None:
-    columns = [rows[0]["old"], *(row["new"] for row in rows)]
-    for key in columns[0] if only is None else only:
-        if only or any(column[key] for column in columns):  # neither a decay of 0 nor steps that were not given
-            rule = [rows[0]["rules"].get(key, "")] if rules else []
-            table.add_row(prefix + key.replace("_", " "), *(_value(key, column[key]) for column in columns), *rule)
-
-
-def _value(key: str, value: Any) -> str:
-    if isinstance(value, list):
-        return ", ".join(number(item, 6) for item in value)
-    return decay_rate(value) if key in DECAY_RATES else number(value, 6)
+    for line in side_by_side(rows, only):
+        table.add_row(prefix + line.name, *line.values, *([line.rule] if rules else []))

@@ -27,7 +27,9 @@ def reasons(found: dict[str, Any]) -> list[str]:
     if len(given) > MAX_REASONS:
         left_out = len(given) - MAX_REASONS + 1
         given = [*given[: MAX_REASONS - 1], f"and {left_out} more of the kind, in the table of assumptions"]
-    return [*given, *remarks]
+    budget = found["run"]["budget"]
+    costs = [found["reach"]["sentence"], *([budget["sentence"]] if budget else [])]
+    return [*given, *remarks, *(_sentence(line).removesuffix(".") for line in costs)]
 
 
 def curve_notes(test: dict[str, Any]) -> list[str]:
