@@ -119,9 +119,11 @@ def test_the_moment_equations_of_the_theory(law, equations, forcing, problem, nu
     [
         (Geometric(mean=4), PLANE, {"forcing": "linear", "order": 2}),
         (Geometric(mean=4), PLANE, {"staleness_noise": False}),  # the exact step
-        (Geometric(mean=4), CURVATURES, {"forcing": "general", "staleness_noise": False}),
+        pytest.param(
+            Geometric(mean=4), CURVATURES, {"forcing": "general", "staleness_noise": False}, marks=pytest.mark.slow
+        ),
         pytest.param(WorkerQueue(5), PLANE, {"forcing": "general"}, marks=pytest.mark.slow),
-        (WorkerQueue(5), CURVATURES, {"forcing": "linear"}),
+        pytest.param(WorkerQueue(5), CURVATURES, {"forcing": "linear"}, marks=pytest.mark.slow),
     ],
 )
 def test_the_simulated_equation_has_the_moments_of_its_moment_form(law, problem, options):
