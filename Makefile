@@ -25,7 +25,7 @@ demo: $(VENV)/ready
 	$(BIN)/itograd check --output itograd-check
 
 test: $(VENV)/ready-test
-	$(BIN)/pytest -n auto --dist loadfile -m "not slow"
+	XLA_FLAGS="$$XLA_FLAGS --xla_cpu_parallel_codegen_split_count=1" $(BIN)/pytest -n auto --dist loadfile -m "not slow"
 
 test-slow: $(VENV)/ready-test
 	$(BIN)/pytest -s -m slow

@@ -49,7 +49,7 @@ def test_a_recipe_becomes_the_objects_of_the_library(load):
     assert recipe.problem.batch_size == 4
     assert recipe.optimizer.learning_rate == 0.125
     assert recipe.steps == 16
-    assert (recipe.run.paths, recipe.run.seed, recipe.x0) == (256, 0, None)
+    assert (recipe.paths, recipe.run.seed, recipe.x0) == (256, 0, None)
     assert recipe.text == GOOD
 
 

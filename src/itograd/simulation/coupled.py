@@ -91,7 +91,10 @@ class CoupledChain(Chain):
         return math.lcm(*self.counts)
 
     def start(self, x0):
-        return tuple(chain.start(x0) for chain in self.chains)  # none is random: all start at time 0
+        return tuple(chain.start(x0) for chain in self.chains)
+
+    def start_from(self, x0, draws):
+        return tuple(chain.start_from(x0, draws) for chain in self.chains)
 
     def step(self, state, k, draws):
         if self.sharing == "words":
