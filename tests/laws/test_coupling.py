@@ -135,6 +135,15 @@ def test_a_start_that_is_drawn_is_shared():
 # ---- exact differences
 
 
+def test_chains_with_a_random_start_of_their_own_are_coupled():
+    """Workers that are not exponential begin with random times; the delays of two members are their own."""
+    stale = ig.asynchrony.Asynchronous(ig.SGD(0.1), ig.asynchrony.WorkerQueue(4, "uniform"))
+    found = ig.coupled_difference(stale, stale, Q, x0=[1.0, 1.0], save_at=[1.0], paths=500, progress=False)
+    z = (found["difference"] / found["standard_error"]).values
+    assert (np.abs(z) < 4.5).all()
+    assert (found["variance_ratio"] > 1).all()
+
+
 @pytest.mark.parametrize("optimizer", OPTIMIZERS, ids=repr)
 def test_the_difference_is_the_exact_weak_error(optimizer):
     times = float(optimizer.time_per_step) * np.array([5, 10, 40])
