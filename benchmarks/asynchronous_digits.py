@@ -1,13 +1,15 @@
 """Which explicit momentum is best when M workers train a small network: measured, and predicted from its curvature.
 
-Digits, a tanh layer of 8 units, batches of 64, heavy ball with the delays of M exponential workers; L_0 is the loss at
-the start. A setting's score is the mean number of steps until the whole training set's loss is TARGET, over paths with
-the same start; a setting of which one path does not get there is out. For each momentum the learning rate is searched on a
-grid of ratio 2^¼, and the best momentum on a grid of spacing 0.2. Between grid points the logarithm of the score is a
-parabola, of the best point and its two neighbours. All settings of one M see the same batches and delays, so that they are
-compared in pairs: errors are those of a bootstrap over paths, which makes the two choices anew each time.
+Digits, a tanh layer of 8 units, batches of 64, heavy ball with the delays of M exponential workers; L_0 is the loss
+at the start. A setting's score is the mean number of steps until the loss of the whole training set is TARGET, over
+paths with the same start; a setting of which one path does not get there is out. For each momentum the learning rate is
+searched on a grid of ratio 2^¼, and the best momentum on a grid of spacing 0.2. Between grid points the logarithm of
+the score is a parabola, of the best point and its two neighbours. All settings of one M see the same batches and
+delays, so that they are compared in pairs: errors are those of a bootstrap over paths, which makes the two choices anew
+each time. What the parabola misses between grid points is not in them.
 
-The predictions know nothing of these runs. Gradient descent with a small rate goes from the start to TARGET in a time T:
+The predictions know nothing of these runs. Gradient descent with a small rate goes from the start to TARGET in a time
+T:
 
     h_max    the largest eigenvalue of the Hessian on this way
     h_min    ln(L_0/TARGET)/(2T): a parabola of this curvature, with minimum zero, descends in the same time

@@ -25,7 +25,8 @@ from benchmarks.asynchronous_digits import (
     predicted,
 )
 from benchmarks.report import as_table, write_between
-from itograd.report.figures import GAUSSIAN, INK, OPTIMIZER, SDE, _STYLE
+from itograd.report.figures import _STYLE as STYLE
+from itograd.report.figures import GAUSSIAN, INK, OPTIMIZER, SDE, render
 from itograd.report.numerals import with_error
 
 BEGIN = "<!-- digits: written by `python -m benchmarks.asynchrony --write docs/asynchrony.md` -->"
@@ -50,8 +51,7 @@ def main(arguments: list[str] | None = None) -> int:
         page = Path(options.write)
         write_between(page, BEGIN, END, text)
         (page.parent / "images").mkdir(exist_ok=True)
-        with matplotlib.rc_context(_STYLE):
-            drawn(searches, predictions).savefig(page.parent / "images" / FIGURE, metadata={"Date": None})
+        (page.parent / "images" / FIGURE).write_bytes(render(drawn(searches, predictions), "svg"))
     return 0
 
 
@@ -92,24 +92,27 @@ def _line(workers: int, best: Best, theory: Predicted) -> list[str]:
 
 def drawn(searches: list[Search], predictions: list[Predicted]) -> Figure:
     """The best momentum against M beside its predictions, and what another momentum costs."""
-    figure = Figure(figsize=(8.4, 3.4), layout="constrained")
-    left, right = figure.subplots(1, 2)
-    workers = [search.workers for search in searches]
-    momenta = np.array([search.best().momentum for search in searches])
-    left.axhline(0, color=INK, linewidth=0.5)
-    left.plot(workers, [p.momentum for p in predictions], "s--", color=SDE, label="predicted, mean square", ms=4)
-    left.plot(workers, [p.mean_momentum for p in predictions], "^:", color=GAUSSIAN, label="predicted, mean", ms=4)
-    left.errorbar(workers, *momenta.T, fmt="o", color=OPTIMIZER, capsize=3, label="measured (± standard error)")
-    left.set(xscale="log", xlabel="workers $M$", ylabel="best explicit momentum")
-    left.set_xticks(workers, [str(count) for count in workers])
-    left.minorticks_off()
-    left.legend()
-    shades = np.linspace(0.25, 1, len(searches))
-    for search, shade in zip(searches, shades):
-        steps, _ = search.profile()
-        right.plot(search.momenta, steps / np.min(steps), "o-", color=OPTIMIZER, alpha=shade, ms=3, label=search.workers)
-    right.set(xlabel="explicit momentum", ylabel="steps, over those of the best", ylim=(0.97, 1.6))
-    right.legend(title="workers", ncols=2)
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(8.4, 3.4), layout="constrained")
+        left, right = figure.subplots(1, 2)
+        workers = [search.workers for search in searches]
+        momenta = np.array([search.best().momentum for search in searches])
+        left.axhline(0, color=INK, linewidth=0.5)
+        left.plot(workers, [p.momentum for p in predictions], "s--", color=SDE, label="predicted, mean square", ms=4)
+        left.plot(workers, [p.mean_momentum for p in predictions], "^:", color=GAUSSIAN, label="predicted, mean", ms=4)
+        left.errorbar(workers, *momenta.T, fmt="o", color=OPTIMIZER, capsize=3, label="measured (± standard error)")
+        left.set(xscale="log", xlabel="workers $M$", ylabel="best explicit momentum")
+        left.set_xticks(workers, [str(count) for count in workers])
+        left.minorticks_off()
+        left.legend()
+        shades = np.linspace(0.25, 1, len(searches))
+        for search, shade in zip(searches, shades):
+            steps, _ = search.profile()
+            right.plot(
+                search.momenta, steps / np.min(steps), "o-", color=OPTIMIZER, alpha=shade, ms=3, label=search.workers
+            )
+        right.set(xlabel="explicit momentum", ylabel="steps, over those of the best", ylim=(0.97, 1.6))
+        right.legend(title="workers", ncols=2)
     return figure
 
 
