@@ -2,7 +2,7 @@
 
 import os
 import signal
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 
 import pytest
 
@@ -57,6 +57,20 @@ def test_waiting_is_a_safe_point_and_gives_the_result_or_the_error():
             wait_for(pool.submit(_fail))
         with pytest.raises(KeyboardInterrupt):
             work(pool)
+
+
+class DoneAtTheLastMoment(Future):
+    """Finishes between the end of a wait and the question whether it is done."""
+
+    def result(self, timeout=None):
+        if timeout is not None:
+            self.set_result(3)
+            raise TimeoutError
+        return super().result()
+
+
+def test_a_task_that_ends_as_a_wait_does_gives_its_result():
+    assert wait_for(DoneAtTheLastMoment()) == 3
 
 
 def _fail():

@@ -49,5 +49,5 @@ def wait_for(future: Future) -> Any:
         try:
             return future.result(timeout=0.1)
         except TimeoutError:
-            if future.done():  # the task's own
-                raise
+            if future.done():  # at the last moment, or the error is the task's own
+                return future.result()
