@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 if TYPE_CHECKING:
-    from itograd.asynchrony import Staleness
+    from itograd.asynchrony import Staleness, WorkerQueue
 
 DEFAULT_OUTPUT = "itograd-asynchrony"
 MOST_WORKERS = 100_000
@@ -114,7 +114,7 @@ def _folder(target: Path | None) -> Any:
     return ResultFolder(target, FOLDER)
 
 
-def _staleness(workers: int | None, service: str | None, trace: Path | None) -> tuple[Staleness, Staleness | None]:
+def _staleness(workers: int | None, service: str | None, trace: Path | None) -> tuple[Staleness, WorkerQueue | None]:
     """The law that the options describe, and with a trace the one that it is compared with."""
     from itograd.asynchrony import WorkerQueue, read_trace
     from itograd.cli import Failure

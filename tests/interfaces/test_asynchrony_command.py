@@ -33,7 +33,8 @@ def test_an_unstable_setting_is_warned_of_with_the_nearest_stable_one_and_writte
     text = " ".join(result.output.split())
     assert result.exit_code == 0, result.output
     assert max(map(len, result.output.splitlines())) <= 80
-    assert "Unstable on curvatures from 0.5 to 1" in text and "the average over many runs converges" in text
+    assert "Unstable on curvatures from 0.5 to 1" in text
+    assert "the average over many runs converges" in text
     assert "nearest stable setting is a learning rate below 0.5" in text
     assert sorted(os.listdir(tmp_path)) == ["itograd-asynchrony"]
     written = tmp_path / "itograd-asynchrony"
@@ -46,7 +47,8 @@ def test_an_unstable_setting_is_warned_of_with_the_nearest_stable_one_and_writte
 def test_json_alone_is_finite_and_has_the_limits_of_the_theory(call, tmp_path):
     result = call("--workers", 16, "--learning-rate", 0.01, "--json")
     found = json.loads(result.stdout, parse_constant=lambda token: pytest.fail(token))
-    assert os.listdir(tmp_path) == [] and found["stability"]["margin"] is None
+    assert os.listdir(tmp_path) == []
+    assert found["stability"]["margin"] is None
     limits = found["stability"]["largest_stable_curvature"]
     assert [0.01 * limits[sense] for sense in ("mean_square", "mean")] == pytest.approx([0.38618177, 62], abs=1e-8)
     assert found["staleness"]["quantile_95"] == np.searchsorted(np.cumsum(WorkerQueue(16).probabilities(1e-12)), 0.95)
@@ -57,7 +59,8 @@ def test_a_trace_is_an_approximation_that_is_named(call, tmp_path):
     result = call("--trace", "trace.txt", "--workers", 4, *SETTING)
     text = " ".join(result.output.split())
     assert result.exit_code == 0, result.output
-    assert "Approximation: Delays are taken as independent" in text and "implicit: none" in text
+    assert "Approximation: Delays are taken as independent" in text
+    assert "implicit: none" in text
     assert "mean 1.5, standard deviation 1.12, 95% at most 3" in text
 
 
@@ -85,7 +88,8 @@ def test_bad_input_is_one_line_that_names_the_option(call, tmp_path, arguments, 
         (tmp_path / name).write_text(text)
     result = call(*arguments, "--json")
     assert result.exit_code == 2, result.output
-    assert result.stdout == "" and len(result.stderr.splitlines()) == 1
+    assert result.stdout == ""
+    assert len(result.stderr.splitlines()) == 1
     assert result.stderr.startswith(f"error: {message}")
 
 

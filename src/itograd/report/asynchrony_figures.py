@@ -78,10 +78,7 @@ def both_moments(advice: Advice, seed: int) -> tuple[list[float], list[xr.Datase
     curvatures = list(dict.fromkeys(advice.curvatures or (advice.limits["mean_square"] / 2,)))
     steps = _steps(advice)
     times = {"steps": steps, "save_every": max(1, steps // SAVED)}
-    predicted = [
-        moments(_asynchronous(advice, advice.law), Quadratic(h, 0.0), x0=[1.0], **times)  # type: ignore[arg-type]
-        for h in curvatures
-    ]
+    predicted = [moments(_asynchronous(advice, advice.law), Quadratic(h, 0.0), x0=[1.0], **times) for h in curvatures]
     workers = getattr(advice.staleness, "workers", 1)
     runs = simulate(
         _asynchronous(advice, advice.staleness),
