@@ -20,12 +20,11 @@ from itograd.analysis.moments import moments
 from itograd.asynchrony.advice import LONGEST_SEARCH, WRITES, Advice
 from itograd.asynchrony.asynchronous import Asynchronous
 from itograd.asynchrony.events import simulate_events
-from itograd.asynchrony.staleness import Geometric, Staleness
+from itograd.asynchrony.staleness import Geometric
 from itograd.asynchrony.trace import Trace
 from itograd.asynchrony.worker_queue import WorkerQueue
 from itograd.problems.quadratic import Quadratic
-from itograd.report.figures import _STYLE as STYLE
-from itograd.report.figures import INK, OPTIMIZER, SDE, render
+from itograd.report.figures import INK, OPTIMIZER, SDE, STYLE, render
 from itograd.report.folder import Kind
 from itograd.report.numerals import number
 from itograd.simulation.ensemble import simulate
@@ -74,20 +73,23 @@ def staleness(advice: Advice, seed: int) -> Figure:
 
 
 def both_moments(advice: Advice, seed: int) -> tuple[list[float], list[xr.Dataset], xr.Dataset]:
-    """The curvatures shown, the exact moments on each, and a simulation of all with the same delays."""
+    """The curvatures shown, the exact moments on each at every step, and a simulation of all with the same delays."""
     curvatures = list(dict.fromkeys(advice.curvatures or (advice.limits["mean_square"] / 2,)))
     steps = _steps(advice)
-    times = {"steps": steps, "save_every": max(1, steps // SAVED)}
-    predicted = [moments(_asynchronous(advice, advice.law), Quadratic(h, 0.0), x0=[1.0], **times) for h in curvatures]
+    predicted = [
+        moments(Asynchronous(advice.optimizer, advice.law), Quadratic(h, 0.0), x0=[1.0], steps=steps, save_every=1)
+        for h in curvatures
+    ]
     workers = getattr(advice.staleness, "workers", 1)
     runs = simulate(
-        _asynchronous(advice, advice.staleness),
+        Asynchronous(advice.optimizer, advice.staleness),
         Quadratic(np.diag(curvatures), np.zeros((len(curvatures),) * 2)),
         x0=np.ones(len(curvatures)),
         paths=max(64, min(PATHS, MOST_HELD // workers)),
         seed=seed,
         progress=False,
-        **times,  # type: ignore[arg-type]
+        steps=steps,
+        save_every=max(1, steps // SAVED),
     )
     return curvatures, predicted, runs
 
@@ -98,12 +100,13 @@ def trajectories(advice: Advice, curvatures: list[float], predicted: list[xr.Dat
         figure = Figure(figsize=(3.7 * max(len(curvatures), 1.4), 3.2), layout="constrained")
         FigureCanvasAgg(figure)
         for i, axes in enumerate(figure.subplots(1, len(curvatures), squeeze=False)[0]):
-            step, exact = predicted[i].step.values, predicted[i].isel(observable=0)
+            exact = predicted[i].isel(observable=0)
             mean, width = exact["mean"].values, np.sqrt(np.maximum(exact["variance"].values, 0))
             kind = "predicted" if advice.approximation is None else "predicted, independent delays"
-            axes.fill_between(step, mean - width, mean + width, color=SDE, alpha=0.2, linewidth=0)
-            axes.plot(step, mean, color=SDE, linewidth=1.4, label=f"{kind}: mean ± s.d.")
+            axes.fill_between(exact.step, mean - width, mean + width, color=SDE, alpha=0.2, linewidth=0)
+            axes.plot(exact.step, mean, color=SDE, linewidth=1.4, label=f"{kind}: mean ± s.d.")
             own = runs.isel(observable=i)
+            step = own.step.values
             deviation, variance_error = np.sqrt(own["variance"].values), own["variance_standard_error"].values
             for sign in (-1, 1):
                 error = np.divide(variance_error, 2 * deviation, out=np.zeros_like(deviation), where=deviation > 0)
@@ -123,10 +126,6 @@ def trajectories(advice: Advice, curvatures: list[float], predicted: list[xr.Dat
         handles, texts = figure.axes[0].get_legend_handles_labels()
         figure.legend(handles, texts, loc="outside upper center", ncols=1 if len(curvatures) == 1 else 2)
     return figure
-
-
-def _asynchronous(advice: Advice, law: Staleness) -> Asynchronous:
-    return Asynchronous(advice.optimizer, law)
 
 
 def _steps(advice: Advice) -> int:

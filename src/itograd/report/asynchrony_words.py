@@ -175,6 +175,8 @@ def _what_to_set(found: dict[str, Any], console: Console) -> None:
         print_line(
             console, "The momentum was not searched: tune(law, …) in Python does, in minutes for a law like this."
         )
+    elif abs(found["tuned"]["stale"]["momentum"]) > 0.99:
+        print_line(console, "This momentum is the edge of what was searched.")
     time = found["time"]
     if time:
         print_line(
