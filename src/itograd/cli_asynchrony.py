@@ -23,7 +23,7 @@ OPTIONS = {"relative_curvature_variance": "curvature-variance", "queue": "worker
 
 @click.command()
 @click.option("--workers", type=int, metavar="M", help="Workers that write to one model, each at its own pace.")
-@click.option("--learning-rate", type=float, required=True, help="The learning rate of each write.")
+@click.option("--learning-rate", type=float, help="The learning rate of each write.")
 @click.option("--momentum", type=float, default=0.0, show_default=True, help="Explicit momentum, in (−1, 1).")
 @click.option(
     "--service",
@@ -80,6 +80,8 @@ def asynchrony(
     from itograd.cli import Failure, console
     from itograd.report.asynchrony_words import print_advice, verdict
 
+    if setting["learning_rate"] is None:
+        raise Failure("--learning-rate is missing: the learning rate of each write")
     if seed < 0:
         raise Failure(f"--seed must be at least 0: got {seed}")
     law, expected = _staleness(workers, service, trace)
