@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from itograd import __version__
+from itograd.cli_asynchrony import asynchrony
 
 if TYPE_CHECKING:
     from itograd.recipes import Recipe
@@ -140,7 +141,7 @@ def check(
     else:
         from itograd.report.terminal import print_check
 
-        print_check(result.to_dict(), _console())
+        print_check(result.to_dict(), console())
     if target:
         gap = "" if as_json else "\n"
         click.echo(f"{gap}Written to {target}{os.sep}: open {target / 'report.html'}", err=as_json)
@@ -237,7 +238,7 @@ def scale(
         return
     from itograd.report.terminal import print_scaled
 
-    print_scaled(shown, _console(), bound=bound)
+    print_scaled(shown, console(), bound=bound)
 
 
 def _no_bound(one_line: bool, optimizer: Any) -> str:
@@ -314,7 +315,11 @@ def _number_or_text(text: str) -> float | str:
         return text
 
 
-def _console() -> Any:
+def console() -> Any:
+    """Rich's, on standard output."""
     from rich.console import Console
 
     return Console(file=sys.stdout, highlight=False)
+
+
+main.add_command(asynchrony)

@@ -1,5 +1,7 @@
 """Asynchrony: laws of staleness, optimisers with stale gradients, and what they do."""
 
+from itograd.asynchrony.advice import Advice as Advice
+from itograd.asynchrony.advice import advise as advise
 from itograd.asynchrony.asynchronous import Asynchronous as Asynchronous
 from itograd.asynchrony.closed_loop import ClosedLoopMomentum as ClosedLoopMomentum
 from itograd.asynchrony.closed_loop import yellowfin_tuning as yellowfin_tuning

@@ -25,13 +25,14 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from functools import cached_property
 
 import numpy as np
-from scipy.linalg import solve_discrete_lyapunov
 from scipy.optimize import brentq
 
 from itograd.analysis.affine_rule import affine_modes
-from itograd.asynchrony.moments import StaleMoments, stale_moments
+from itograd.asynchrony.moments import RingReads, StaleMoments, stale_moments
+from itograd.asynchrony.ring_gain import SHORTEST, ring_loop_gain
 from itograd.asynchrony.staleness import Fixed, Staleness
 from itograd.asynchrony.worker_queue import WorkerQueue
 from itograd.optimizers.optimizer import Optimizer
@@ -176,12 +177,17 @@ class _Mode:
     n: np.ndarray
     g: np.ndarray
 
-    @property
+    @cached_property
     def radius(self) -> float:
         return float(np.abs(np.linalg.eigvals(self.f)).max())
 
     def loop_gain(self, growth: float, curvature_variance: float) -> float:
         """The spectral radius of (V, v E q²) → C → (V, v E q²) at a growth λ > ρ(F)² of C."""
+        if isinstance(self.closure, RingReads) and self.closure.has_spread and len(self.closure.weights) > SHORTEST:
+            rule, weights = self.closure.rule, self.closure.weights
+            gain = ring_loop_gain(rule, weights, growth, self.radius, curvature_variance)
+            if gain is not None:
+                return gain
 
         def spread(c):
             return self.closure.spread(c, growth).item()
@@ -231,9 +237,13 @@ def _modes(optimizer: Optimizer, staleness: Staleness, curvatures: list[float]) 
 
 
 def _lyapunov(f, q):
-    """C = F C Fᵀ + Q; SciPy's direct method, without its checks, where the state is small."""
+    """C = F C Fᵀ + Q = Σ F^j Q F^{jᵀ}: directly where the state is small, else by doubling the number of terms."""
     size = len(f)
-    if size > 8:
-        return solve_discrete_lyapunov(f, q)
-    product = (f[:, None, :, None] * f[None, :, None, :]).reshape(size * size, size * size)
-    return np.linalg.solve(np.eye(size * size) - product, q.ravel()).reshape(size, size)
+    if size <= 8:
+        product = (f[:, None, :, None] * f[None, :, None, :]).reshape(size * size, size * size)
+        return np.linalg.solve(np.eye(size * size) - product, q.ravel()).reshape(size, size)
+    while True:
+        more = f @ q @ f.T
+        if not np.abs(more).max() > 1e-16 * np.abs(q).max():
+            return q
+        q, f = q + more, f @ f

@@ -22,7 +22,7 @@ from itograd.analysis.verdict import Verdict
 OPTIMIZER, SDE, GAUSSIAN, LIMIT, INK = "#0072B2", "#D55E00", "#009E73", "#4D4D4D", "#222222"
 MAX_PANELS = 6
 
-_STYLE: Any = {
+STYLE: Any = {
     "font.family": "STIXGeneral",
     "mathtext.fontset": "stix",
     "font.size": 10,
@@ -175,7 +175,7 @@ def noise_scales(found: dict[str, Any]) -> Figure:
     seen = [batch, *others, *bounds] + [value for _, value, _ in rows]
     seen += [end for _, _, interval in rows for end in interval if end]
     low, high = max(min(seen) / 2.2, 0.6), max(seen) * 2.2
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(7.0, 1.35 + 0.36 * (len(rows) + 1)), layout="constrained")
         FigureCanvasAgg(figure)
         axes = figure.subplots()
@@ -218,7 +218,7 @@ def render(figure: Figure, file_format: str) -> bytes:
     """The figure as "png" (200 dots an inch) or "svg"; the same figure gives the same bytes."""
     buffer = io.BytesIO()
     metadata = {"Date": None, "Creator": None} if file_format == "svg" else {"Software": None}
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(STYLE):
         figure.savefig(buffer, format=file_format, dpi=200, metadata=metadata)
     return buffer.getvalue()
 
@@ -238,7 +238,7 @@ def panels(names: list[str], draw: Callable, clock: str, *, share_y: bool, y_lab
     """A panel for each observable, which `draw(axes, name)` fills, with one legend and continuous time below."""
     columns = min(3, len(names))
     rows = -(-len(names) // columns)
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(STYLE):
         width = 3.6 * columns if columns < 2 else 7.4
         figure = Figure(figsize=(max(width, 4.6), 0.55 + 2.35 * rows), layout="constrained")
         FigureCanvasAgg(figure)

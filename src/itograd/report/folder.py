@@ -1,4 +1,4 @@
-"""The folder with the results of a check: written beside its place, and moved there as a whole or not at all."""
+"""The folder with the results of a command: written beside its place, and moved there as a whole or not at all."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import shutil
 import tempfile
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, NamedTuple
 
 from itograd.analysis.curves import CurveTest
 from itograd.report import figures
@@ -16,7 +16,6 @@ from itograd.report.curve_figures import curves
 from itograd.report.page import page
 from itograd.simulation.result import save
 
-FORMAT = "itograd check"  # how the format named in check.json begins
 FIGURES = ("trajectories", "weak_error", "noise_scale")
 CURVES = ("svag_test", "scaled_runs")  # figures that are there where the recipe asks for these runs
 FILES = (
@@ -31,14 +30,26 @@ FILES = (
 FILES_OF_CURVES = tuple(f"{name}.{ending}" for name in CURVES for ending in ("png", "svg"))
 
 
+class Kind(NamedTuple):
+    """Whose results a folder has: what an earlier folder of the same kind is known by."""
+
+    record: str  # a JSON file, of which
+    format: str  # the format that it names begins so
+    files: tuple[str, ...]  # all that may be in such a folder
+    owner: str
+
+
+CHECK = Kind("check.json", "itograd check", FILES + FILES_OF_CURVES, "an earlier check's")
+
+
 class ResultFolder:
-    """A context: inside it files are written to `staging`; `commit` puts them in place of an earlier check's.
+    """A context: inside it files are written to `staging`; `commit` puts them in place of earlier ones of the kind.
 
     Entering raises OSError, before anything is computed, where the folder cannot be written or holds foreign files.
     """
 
-    def __init__(self, target: str | os.PathLike):
-        self.target = Path(os.path.abspath(target))
+    def __init__(self, target: str | os.PathLike, kind: Kind = CHECK):
+        self.target, self.kind = Path(os.path.abspath(target)), kind
         self.staging = Path()
 
     def __enter__(self) -> ResultFolder:
@@ -50,7 +61,7 @@ class ResultFolder:
         if target == Path.cwd() or target in Path.cwd().parents:
             raise OSError(f"output: {target} is the folder this runs in, and would be replaced: give another")
         if target.is_dir():
-            _require_own(target)
+            _require_own(target, self.kind)
         try:
             self.staging = Path(tempfile.mkdtemp(dir=parent, prefix=f".{target.name}."))
         except OSError as error:
@@ -58,14 +69,14 @@ class ResultFolder:
         return self
 
     def commit(self) -> None:
-        """Put the staged files in place of what an earlier check left there."""
+        """Put the staged files in place of what an earlier run left there."""
         mask = os.umask(0)
         os.umask(mask)
         self.staging.chmod(0o777 & ~mask)
         if not self.target.exists():
             self.staging.rename(self.target)
             return
-        _require_own(self.target)
+        _require_own(self.target, self.kind)
         old = self.staging.with_name(f"{self.staging.name}.old")
         self.target.rename(old)
         try:
@@ -112,21 +123,21 @@ def write_results(check: Any, folder: Path) -> None:
     (folder / "check.json").write_text(check.to_json() + "\n", encoding="utf-8")
 
 
-def _require_own(folder: Path) -> None:
-    """Raise unless the folder is empty, or holds an earlier check and nothing else."""
+def _require_own(folder: Path, kind: Kind) -> None:
+    """Raise unless the folder is empty, or holds earlier results of the kind and nothing else."""
     names = sorted(entry.name for entry in folder.iterdir())
-    foreign = [name for name in names if name not in FILES + FILES_OF_CURVES]
-    if names and not foreign and not _is_check(folder / "check.json"):
+    foreign = [name for name in names if name not in kind.files]
+    if names and not foreign and not _is_of(folder / kind.record, kind):
         foreign = names
     if foreign:
         raise OSError(
-            f"output: {folder} holds files that are not an earlier check's ({', '.join(foreign[:3])}"
+            f"output: {folder} holds files that are not {kind.owner} ({', '.join(foreign[:3])}"
             f"{', …' if len(foreign) > 3 else ''}): give an empty or a new folder"
         )
 
 
-def _is_check(file: Path) -> bool:
+def _is_of(file: Path, kind: Kind) -> bool:
     try:
-        return str(json.loads(file.read_text(encoding="utf-8"))["format"]).startswith(FORMAT)
+        return str(json.loads(file.read_text(encoding="utf-8"))["format"]).startswith(kind.format)
     except (OSError, ValueError, KeyError, TypeError):
         return False

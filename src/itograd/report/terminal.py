@@ -33,10 +33,10 @@ def print_check(found: dict[str, Any], console: Console) -> None:
     """Print the `to_dict` of a check."""
     console.print(Text(f"itograd check: {found['recipe']['name']}", style="bold"))
     for line in setting(found):
-        _line(console, line)
+        print_line(console, line)
     _verdict(found, console)
     for reason in reasons(found):
-        _line(console, reason, bullet=True)
+        print_line(console, reason, bullet=True)
     _assumptions("Assumptions", found["assumptions"], console)
     _final_errors(found, console)
     _noise(found, console)
@@ -49,9 +49,9 @@ def print_scaled(scaled: dict[str, Any], console: Console, *, bound: list[str]) 
     """Print one scaled recipe, old and new side by side, and what is known of the bound."""
     console.print(_side_by_side([scaled], rules=True))
     for note in scaled_notes(scaled):
-        _line(console, note)
+        print_line(console, note)
     for note in bound:
-        _line(console, note)
+        print_line(console, note)
 
 
 def _verdict(found: dict[str, Any], console: Console) -> None:
@@ -60,21 +60,24 @@ def _verdict(found: dict[str, Any], console: Console) -> None:
     console.print(text)
 
 
-def _line(console: Console, line: str, bullet: bool = False) -> None:
+def print_line(console: Console, line: str, bullet: bool = False, style: str = "") -> None:
+    """Print a sentence, indented."""
     if not bullet:
-        console.print(Padding(Text(line), (0, 0, 0, 2), expand=False))
+        console.print(Padding(Text(line, style=style), (0, 0, 0, 2), expand=False))
         return
     grid = Table.grid(padding=(0, 1, 0, 2))
     grid.add_row("•", Text(line))
     console.print(grid)
 
 
-def _heading(console: Console, title: str) -> None:
+def print_heading(console: Console, title: str) -> None:
+    """Print the title of a section."""
     console.print()
     console.print(Text(title, style="bold"))
 
 
-def _table(*columns: str) -> Table:
+def table_of(*columns: str) -> Table:
+    """An empty table; all columns but the first are numbers."""
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, header_style="", padding=(0, 1))
     for i, column in enumerate(columns):
         table.add_column(
@@ -84,8 +87,8 @@ def _table(*columns: str) -> Table:
 
 
 def _assumptions(title: str, rows: list[dict[str, Any]], console: Console) -> None:
-    _heading(console, title)
-    table = _table("assumption", "measured", "interval", "limit", "outcome")
+    print_heading(console, title)
+    table = table_of("assumption", "measured", "interval", "limit", "outcome")
     for row in rows:
         shown = of_unit(row)
         outcome = Text(
@@ -96,13 +99,13 @@ def _assumptions(title: str, rows: list[dict[str, Any]], console: Console) -> No
         table.add_row(name, shown["measured"], shown["interval"], shown["limit"], outcome)
     console.print(table)
     if any(not row["decisive"] for row in rows):
-        _line(console, "An outcome in parentheses explains, and does not decide.")
+        print_line(console, "An outcome in parentheses explains, and does not decide.")
 
 
 def _final_errors(found: dict[str, Any], console: Console) -> None:
     rows, digits = found["final_weak_errors"], 2 if console.width > 90 else 1
-    _heading(console, f"Means at the end of the run, time {number(rows[0]['time'], 6)} (± standard error)")
-    table = _table("observable", "optimiser", "SDE", "difference", "of scale")
+    print_heading(console, f"Means at the end of the run, time {number(rows[0]['time'], 6)} (± standard error)")
+    table = table_of("observable", "optimiser", "SDE", "difference", "of scale")
     for row in rows:
         table.add_row(
             row["observable"],
@@ -115,8 +118,8 @@ def _final_errors(found: dict[str, Any], console: Console) -> None:
 
 
 def _noise(found: dict[str, Any], console: Console) -> None:
-    _heading(console, "Gradient noise scale (± standard error)")
-    table = _table("", "|∇L|²", "tr Σ", "B_simple", "interval")
+    print_heading(console, "Gradient noise scale (± standard error)")
+    table = table_of("", "|∇L|²", "tr Σ", "B_simple", "interval")
     notes = []
     for place, scale in found["noise_scale"].items():
         if isinstance(scale, str):
@@ -141,58 +144,58 @@ def _noise(found: dict[str, Any], console: Console) -> None:
         notes.append("* averages over a long run; |∇L|² without the gradient of the decay")
     if table.row_count:
         console.print(table)
-        _line(console, simple_scale_sentence(found))
+        print_line(console, simple_scale_sentence(found))
     for note in notes:
-        _line(console, note)
+        print_line(console, note)
 
 
 def _room(found: dict[str, Any], console: Console) -> None:
     room = found["batch_size_room"]
-    _heading(console, "Room for other batch sizes")
+    print_heading(console, "Room for other batch sizes")
     if room["sharp"] is not None:
-        _line(
+        print_line(
             console,
             f"κ ≤ {number(room['sharp'])} ({interval(room['sharp_interval'])}; weak form: "
             f"{number(room['weak'])}), to stay {number(room['closeness'])}-close to this run at "
             f"equilibrium. {NECESSARY}",
         )
     else:
-        _line(console, "There is no bound on the batch factor:")
+        print_line(console, "There is no bound on the batch factor:")
         for reason in room["reasons"]:
-            _line(console, reason, bullet=True)
+            print_line(console, reason, bullet=True)
     for place, measured in found["regime"].items():
-        _line(console, regime_sentence(place, measured), bullet=True)
+        print_line(console, regime_sentence(place, measured), bullet=True)
     if room["equilibrium"] is not None:
         _assumptions("Guards of the bound", room["equilibrium"]["guards"], console)
     scaled = [row for row in found["scaled_recipes"] if "new" in row]
     if scaled:
-        _heading(console, "The recipe at other batch sizes")
+        print_heading(console, "The recipe at other batch sizes")
         console.print(_side_by_side(scaled))
         for note in rule_notes(scaled[0]):
-            _line(console, note)
+            print_line(console, note)
         for row in scaled:
-            _line(console, f"B = {row['new']['batch_size']}: {row['rounding']}; {row['bound']}", bullet=True)
+            print_line(console, f"B = {row['new']['batch_size']}: {row['rounding']}; {row['bound']}", bullet=True)
     for row in found["scaled_recipes"]:
         if "reason" in row:
-            _line(console, row["reason"], bullet=True)
+            print_line(console, row["reason"], bullet=True)
 
 
 def _curves(found: dict[str, Any], console: Console) -> None:
     for name, test in found["curves"].items():
         if "reason" in test:
-            _heading(console, CURVES[name])
-            _line(console, f"not run: {test['reason']}")
+            print_heading(console, CURVES[name])
+            print_line(console, f"not run: {test['reason']}")
             continue
         rows = [row for curve in test["curves"] for row in curve["assumptions"]]
         _assumptions(f"{CURVES[name]}: {test['decision']}", rows, console)
         for line in curve_notes(test):
-            _line(console, line, bullet=True)
+            print_line(console, line, bullet=True)
 
 
 def _side_by_side(rows: list[dict[str, Any]], rules: bool = False) -> Table:
     """The old column and the new ones; with `rules`, for one scaled recipe, what was done to each line, and groups."""
     news = [f"new, κ = {number(row['batch_factor'])}" for row in rows]
-    table = _table("", "old", *news, *(["rule"] if rules else []))
+    table = table_of("", "old", *news, *(["rule"] if rules else []))
     _lines(table, rows, rules)
     if rules:
         for name, group in rows[0].get("groups", {}).items():
