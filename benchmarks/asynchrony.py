@@ -25,8 +25,7 @@ from benchmarks.asynchronous_digits import (
     predicted,
 )
 from benchmarks.report import as_table, write_between
-from itograd.report.figures import _STYLE as STYLE
-from itograd.report.figures import GAUSSIAN, INK, OPTIMIZER, SDE, render
+from itograd.report.figures import GAUSSIAN, INK, OPTIMIZER, SDE, STYLE, render
 from itograd.report.numerals import with_error
 
 BEGIN = "<!-- digits: written by `python -m benchmarks.asynchrony --write docs/asynchrony.md` -->"
