@@ -40,4 +40,4 @@ bench: $(VENV)/ready-test
 	$(BIN)/python -m benchmarks --write docs/performance.md $(BENCH)
 
 clean:
-	rm -rf $(VENV) itograd-check
+	rm -rf $(VENV) itograd-check itograd-asynchrony
