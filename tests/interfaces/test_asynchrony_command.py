@@ -42,6 +42,12 @@ def test_an_unstable_setting_is_warned_of_with_the_nearest_stable_one_and_writte
     found = json.loads((written / "asynchrony.json").read_text())
     assert found["stability"]["margin"]["mean_square_limit"] == pytest.approx(0.5, abs=1e-9)
     assert found["implicit_momentum"]["momentum"] == pytest.approx(0.9)
+    slowest_of_ten, tuned = (
+        sum(1 / m for m in range(1, 11)),
+        found["tuned"],
+    )  # ten writes a unit of time, or H_10 a step
+    assert found["time"]["asynchronous"] == pytest.approx(tuned["stale"]["steps_per_decade"] / 10)
+    assert found["time"]["synchronous"] == pytest.approx(tuned["fresh"]["steps_per_decade"] * slowest_of_ten)
 
 
 def test_json_alone_is_finite_and_has_the_limits_of_the_theory(call, tmp_path):
