@@ -42,6 +42,7 @@ def test_an_unstable_setting_is_warned_of_with_the_nearest_stable_one_and_writte
     found = json.loads((written / "asynchrony.json").read_text())
     assert found["stability"]["margin"]["mean_square_limit"] == pytest.approx(0.5, abs=1e-9)
     assert found["implicit_momentum"]["momentum"] == pytest.approx(0.9)
+    assert found["stability"]["steps_per_decade"] is None
     slowest_of_ten, tuned = (
         sum(1 / m for m in range(1, 11)),
         found["tuned"],
