@@ -19,7 +19,8 @@ def peak_memory(workload: str, home: str, options: dict[str, str], cores: int, p
     return int(subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()[-1])
 
 
-def _peak() -> int:
+def own_peak() -> int:
+    """Bytes that this process has held at most."""
     status = Path("/proc/self/status")
     if status.exists():  # Linux counts in ru_maxrss what the parent held before this program started
         line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
@@ -32,7 +33,7 @@ def _main(workload: str, home: str, options: str, cores: str, paths: str, steps:
     run = load(home)(sized, int(cores), **json.loads(options))
     for seed in (1, 2):
         run(seed)
-    print(_peak())
+    print(own_peak())
 
 
 if __name__ == "__main__":
