@@ -19,7 +19,7 @@ def test_the_python_blocks_of_a_page_run(page, capsys):
         exec(compile(code, str(page), "exec"), namespace)
 
 
-LONG = {"weak_order.py"}
+LONG = {"own_problem.py", "weak_order.py"}
 EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
 
 
