@@ -220,6 +220,15 @@ def test_adaptive_rules_equal_the_textbook(adaptive):
         np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-12)
 
 
+def test_increasing_momentum_is_as_precise_as_the_run():
+    """The engine counts steps in int32, whose quotients are float32 in JAX."""
+    optimizer, x = Nesterov.increasing(0.02), np.array([1.0, 2.0])
+    with double():
+        ours, theirs = (optimizer.update((x, 0.3 * x, x), k, 0.1 * x) for k in (jnp.int32(5), 5.0))
+    for a, b in zip(ours, theirs, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-15)
+
+
 def test_an_old_denominator_divides_the_first_step_by_eps_alone():
     for optimizer in (RMSprop(0.1, eps=0.5, denominator="old"), Adam(0.1, eps=0.5, denominator="old")):
         with double():

@@ -14,6 +14,7 @@ Clocks and scaling rules are those of heavy ball (`momentum.py`); the SDEs diffe
 """
 
 import equinox as eqx
+import jax.numpy as jnp
 
 from itograd.optimizers.momentum import MomentumMethod
 from itograd.optimizers.optimizer import Optimizer
@@ -128,8 +129,8 @@ class IncreasingNesterov(TwoPointMethod):
             q,
             gradient,
             rate=rate,
-            momentum=(k - 1) / (k + 2),
-            next_momentum=k / (k + 3),
+            momentum=_ratio(k - 1, k + 2, gradient.dtype),
+            next_momentum=_ratio(k, k + 3, gradient.dtype),
             weight_decay=self.weight_decay,
         )
 
@@ -145,3 +146,8 @@ class IncreasingNesterov(TwoPointMethod):
     @property
     def scaling(self):
         return {"learning_rate": Power(2)}
+
+
+def _ratio(a, b, dtype):
+    """a/b of two step numbers; the quotient of two int32 would be a float32 in a float64 run as well."""
+    return jnp.asarray(a, dtype) / jnp.asarray(b, dtype)
