@@ -2,17 +2,23 @@
 
 import numpy as np
 import pytest
-from scipy import stats
 
 import itograd as ig
 from itograd.asynchrony import (
     Asynchronous,
+    Deterministic,
+    Empirical,
+    Exponential,
     Fixed,
+    Gamma,
     Geometric,
+    LogNormal,
     Pmf,
+    Uniform,
     WorkerQueue,
     largest_stable_learning_rate,
     mean_square_rate,
+    measured_law,
     time_to_target,
     tune,
 )
@@ -169,16 +175,30 @@ def test_hardware_speed_up_of_exponential_workers_is_harmonic():
     assert speed_up[2].item() == pytest.approx(2.718, abs=5e-4)  # theory 2.2
 
 
-def test_other_services_by_samples_or_by_their_distribution():
-    rng = np.random.default_rng(1)
-    ask = {"x0": [3.0, 1.0], "workers": [1, 4, 16], "tune_learning_rate": False}
-    law = {"staleness": lambda count: Fixed(count - 1)}
-    samples = time_to_target(ig.SGD(0.02), PROBLEM, 0.1, service=rng.exponential(2.0, 200_000), **law, **ask)
-    formula = time_to_target(ig.SGD(0.02), PROBLEM, 0.1, service=stats.expon(scale=2.0).cdf, **law, **ask)
-    exponential = time_to_target(ig.SGD(0.02), PROBLEM, 0.1, **ask)
-    np.testing.assert_allclose(formula["time_per_step"], 2 * exponential["time_per_step"], rtol=1e-6)
-    np.testing.assert_allclose(samples["time_per_step"], formula["time_per_step"], rtol=0.02)  # about 5 standard errors
-    assert (formula["steps"] != exponential["steps"]).any()  # another law of staleness
+SERVICES = [Exponential(), Deterministic(), Gamma(0.5), Gamma(4), LogNormal(1), Uniform(1, 3), Empirical([1, 2, 6])]
+
+
+@pytest.mark.parametrize("service", SERVICES, ids=lambda service: repr(service)[:20])
+def test_the_slowest_of_many_workers(service):
+    for count in (1, 7):
+        slowest = service.sample(np.random.default_rng(1), (200_000, count)).max(axis=1)
+        error = slowest.std() / np.sqrt(len(slowest)) + 1e-12
+        assert abs(service.mean_of_largest(count) - slowest.mean()) < 4.5 * error
+    assert service.mean_of_largest(1) == pytest.approx(service.mean, rel=1e-7)
+
+
+def test_other_services_have_their_own_staleness():
+    ask = {"x0": [3.0, 1.0], "workers": [1, 5], "tune_learning_rate": False}
+
+    def steps(**service):
+        costs = time_to_target(ig.SGD(0.1), PROBLEM, 0.1, **service, **ask)
+        return costs["steps"].sel(scheme="asynchronous", workers=5).item(), costs["time_per_step"].values
+
+    gamma, _ = steps(service=Gamma(4))
+    given, _ = steps(service=Gamma(4), staleness=lambda m: measured_law(WorkerQueue(m, Gamma(4))))
+    in_turn, time_per_step = steps(service="deterministic")
+    assert gamma == given != in_turn
+    np.testing.assert_allclose(time_per_step, [[1, 0.2], [1, 1]])
 
 
 def test_the_best_number_of_workers():
@@ -201,8 +221,8 @@ def test_the_best_number_of_workers():
         (lambda: tune(Fixed(1), 2.0, 1.0), "curvature_max must be"),
         (lambda: tune(Fixed(1), 1.0, 2.0, momentum=1.0), r"momentum must be .* in \(-1, 1\)"),
         (lambda: time_to_target(ig.SGD(0.1), PROBLEM, 0.0), "target must be above the smallest loss"),
-        (lambda: time_to_target(ig.SGD(0.1), PROBLEM, 0.1, service="gamma"), "service must be 'exponential'"),
-        (lambda: time_to_target(ig.SGD(0.1), PROBLEM, 0.1, service=[1.0, 2.0]), "give staleness, a function of"),
+        (lambda: time_to_target(ig.SGD(0.1), PROBLEM, 0.1, service="gamma"), "service must be one of 'exponential'"),
+        (lambda: time_to_target(ig.SGD(0.1), PROBLEM, 0.1, service=Gamma(1.5), workers=[64]), "and 64 are feasible"),
         (lambda: time_to_target(ig.SGD(0.1), PROBLEM, 0.1, workers=[0]), "workers must be at least 1"),
         (
             lambda: time_to_target(ig.SGD(0.1), ig.problems.LinearRegression([[1.0], [2.0]], [1.0, 0.0]), 0.1),

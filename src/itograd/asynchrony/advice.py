@@ -17,11 +17,11 @@ from typing import Any
 
 import numpy as np
 
-from itograd.asynchrony.events import measured_law
+from itograd.asynchrony.closed_law import closed_law
 from itograd.asynchrony.implicit_momentum import implicit_momentum, memory_kernel
 from itograd.asynchrony.stability import largest_stable_learning_rate
 from itograd.asynchrony.stability_margin import StabilityMargin, stability_margin
-from itograd.asynchrony.staleness import Fixed, Pmf, Staleness
+from itograd.asynchrony.staleness import Fixed, Staleness
 from itograd.asynchrony.trace import Trace
 from itograd.asynchrony.tuning import Tuning, tune
 from itograd.asynchrony.worker_queue import WorkerQueue
@@ -30,9 +30,7 @@ from itograd.optimizers.optimizer import Optimizer
 from itograd.optimizers.sgd import SGD
 from itograd.validation import require, require_number
 
-LONGEST_RING = 512  # delays for which the moments are still found in seconds
 LONGEST_SEARCH = 48  # delays up to which rate and momentum are tuned together
-WRITES = 400_000
 KERNEL_SHOWN = 6
 
 
@@ -125,7 +123,7 @@ class Advice:
         if not tuned or queue.workers == 1:  # type: ignore[attr-defined]
             return None
         workers = queue.workers  # type: ignore[attr-defined]
-        slowest = float(np.sum(1 / np.arange(1, workers + 1)))
+        slowest = queue.service.mean_of_largest(workers)  # type: ignore[attr-defined]
         return {
             "asynchronous": self.tuned["stale"].steps_per_decade / workers,
             "synchronous": self.tuned["fresh"].steps_per_decade * slowest,
@@ -185,31 +183,6 @@ def advise(
         margin = stability_margin(optimizer, law, *curvatures, relative_curvature_variance=variance)
         tuned = _tunings(law, curvatures, momentum, variance)
     return Advice(optimizer, staleness, law, approximation, curvatures, limits, margin, tuned, expected)
-
-
-def closed_law(staleness: Staleness, seed: int = 0) -> tuple[Staleness, str | None]:
-    """A law whose moments close for `staleness`, and why it is an approximation (None where it is exact)."""
-    law, approximation = staleness, None
-    if isinstance(staleness, WorkerQueue) and staleness.geometric_ratio is None:
-        if staleness.takes_turns:  # each delay is M − 1 once every worker has written
-            law = Fixed(staleness.workers - 1)
-        else:
-            law = measured_law(staleness, WRITES, seed)
-            approximation = (
-                f"The law of this queue has no closed form: it was simulated ({WRITES} writes), and its delays are "
-                "taken as independent."
-            )
-    elif isinstance(staleness, Trace):
-        law = Pmf(staleness.probabilities())
-        approximation = "Delays are taken as independent, with the trace's frequencies; their order is left out."
-    if law.geometric_ratio is None:
-        length = len(law.probabilities(1e-9))
-        require(
-            length <= LONGEST_RING,
-            f"{_kind(staleness)}: stability needs a memory of {length} delays under this law, and {LONGEST_RING} are "
-            "feasible: take fewer workers, or equal exponential ones, which need none",
-        )
-    return law, approximation
 
 
 def _tunings(law: Staleness, curvatures, momentum: float, variance: float) -> dict[str, Tuning]:

@@ -17,16 +17,16 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 import xarray as xr
-from scipy.integrate import quad
 
 from itograd.analysis.affine_rule import affine_modes, unpacked
 from itograd.analysis.moments import start_point
+from itograd.asynchrony.closed_law import closed_law
 from itograd.asynchrony.moments import StaleMoments, stale_moments
+from itograd.asynchrony.service import Service, service_law
 from itograd.asynchrony.stability import largest_stable_learning_rate
 from itograd.asynchrony.staleness import Fixed, Staleness
 from itograd.asynchrony.worker_queue import WorkerQueue
@@ -37,6 +37,7 @@ from itograd.simulation.precision import as_traced, double
 from itograd.validation import require, require_count, require_number
 
 SCHEMES = ("asynchronous", "synchronous")
+LONGEST_RING = 64  # delays whose moments are still found in seconds
 BLOCK = 64  # steps whose losses are found at once
 
 
@@ -47,7 +48,7 @@ def time_to_target(
     *,
     x0=None,
     workers: Sequence[int] = (1, 2, 4, 8, 16, 32),
-    service: Any = "exponential",
+    service: str | Service = "exponential",
     staleness: Callable[[int], Staleness] | None = None,
     tune_learning_rate: bool = True,
     max_steps: int = 100_000,
@@ -55,11 +56,11 @@ def time_to_target(
     """Predicted time until the expected loss is first at most `target`, for numbers of workers, in both schemes.
 
     `steps`, `time_per_step`, `time` and `learning_rate` over (scheme, workers); `time` is infinite where the target is
-    not reached within `max_steps`, as below the noise floor. Time is in units of the mean service time where `service`
-    is "exponential", else in those of `service`: samples of it, or its distribution function F(t). `staleness` gives
-    the law of M workers: by default the exponential queue, so that other services need it (independent delays, measured
-    or simulated: `Pmf`). With `tune_learning_rate` each number of workers has its best rate, else the optimiser's own.
-    The best number of workers is `result["time"].idxmin("workers")`.
+    not reached within `max_steps`, as below the noise floor. Time is in the unit of `service`, a law of
+    `asynchrony.service` or its name: 1 is the mean of all but `Uniform` and `Empirical`. `staleness` gives the law of M
+    workers: by default that of their queue, exact for exponential and deterministic times, else simulated and taken as
+    independent, up to 64 delays (`closed_law.py`). With `tune_learning_rate` each number of workers has its best rate,
+    else the optimiser's own. The best number of workers is `result["time"].idxmin("workers")`.
 
     Assumes a quadratic problem with additive noise, a batch of the problem's size for each worker, and workers of one
     speed whose time is spent on gradients. Raises ValueError where this does not hold.
@@ -73,25 +74,14 @@ def time_to_target(
     for count in workers:
         require_count("workers", count)
     require_count("max_steps", max_steps)
-    require(
-        service == "exponential" if isinstance(service, str) else True,
-        f"service must be 'exponential', samples or a distribution function: got {service!r}",
-    )
-    exponential = isinstance(service, str)
-    if staleness is None:
-        require(
-            exponential,
-            "the staleness of workers that are not exponential has no closed moments: give staleness, a function of "
-            "the number of workers, such as M -> Pmf(of delays measured or simulated)",
-        )
-        staleness = WorkerQueue
-    modes = _modes_of(problem, x0, target)
-    mean = 1.0 if exponential else _mean_of_largest(service, 1)
+    times = service_law(service)
+    law_of = staleness or (lambda count: closed_law(WorkerQueue(count, times), longest=LONGEST_RING)[0])
+    modes, laws = _modes_of(problem, x0, target), [law_of(count) for count in workers]
     rows: dict[str, list] = {scheme: [] for scheme in SCHEMES}
-    for count in workers:
+    for count, stale in zip(workers, laws):
         for scheme, law, averaged, time_per_step in (
-            ("asynchronous", staleness(count), 1, mean / count),
-            ("synchronous", Fixed(0), count, _mean_of_largest(service, count)),
+            ("asynchronous", stale, 1, times.mean / count),
+            ("synchronous", Fixed(0), count, times.mean_of_largest(count)),
         ):
             rate, steps = _best_rate(optimizer, law, modes, averaged, max_steps, tune_learning_rate)
             rows[scheme].append((steps, time_per_step, steps * time_per_step, rate))
@@ -132,18 +122,6 @@ def _modes_of(problem: Problem, x0, target) -> _Modes:
         noise = np.diag(basis.T @ np.asarray(exact.noise_covariance(jnp.asarray(minimizer))) @ basis)
     require(excess > 0, f"target must be above the smallest loss, {float(target) - excess:.6g}: got {target:g}")
     return _Modes(curvatures, noise, (basis.T @ (point - minimizer)) ** 2, excess)
-
-
-def _mean_of_largest(service: Any, count: int) -> float:
-    """E max(T₁ … T_M) of independent service times: H_M for exponential ones of mean one."""
-    if isinstance(service, str):
-        return float(np.sum(1 / np.arange(1, count + 1)))
-    if callable(service):
-        return float(quad(lambda t: 1 - float(service(t)) ** count, 0, np.inf, limit=500)[0])
-    times = np.sort(np.asarray(service, float).ravel())
-    require(len(times) > 0 and np.isfinite(times).all() and times[0] > 0, "service times must be positive and finite")
-    ranks = np.arange(len(times) + 1) / len(times)
-    return float(times @ np.diff(ranks**count))
 
 
 def _best_rate(optimizer, law, modes: _Modes, averaged: int, max_steps: int, tuned: bool) -> tuple[float, float]:

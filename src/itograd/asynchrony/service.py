@@ -19,6 +19,8 @@ import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
+from scipy import special
+from scipy.integrate import quad
 
 from itograd.simulation.draws import Draws
 from itograd.validation import require, require_number
@@ -42,6 +44,18 @@ class Service(eqx.Module):
     def sample(self, rng: np.random.Generator, shape: Shape) -> np.ndarray:
         """Independent times, by NumPy."""
 
+    @abstractmethod
+    def distribution(self, time: float) -> float:
+        """P(S <= time)."""
+
+    def mean_of_largest(self, count: int) -> float:
+        """E max(S_1 … S_M) = ∫ (1 − P(S <= t)^M) dt: what M synchronous workers wait for.
+
+        >>> round(Exponential().mean_of_largest(3), 6)  # H_3 = 1 + 1/2 + 1/3
+        1.833333
+        """
+        return float(quad(lambda t: 1 - self.distribution(t) ** count, 0, np.inf, limit=500)[0])
+
 
 class Deterministic(Service):
     """S = 1."""
@@ -52,6 +66,12 @@ class Deterministic(Service):
     def sample(self, rng, shape):
         return np.ones(shape)
 
+    def distribution(self, time):
+        return float(time >= 1)
+
+    def mean_of_largest(self, count):
+        return 1.0
+
 
 class Exponential(Service):
     """P(S > s) = e^{−s}."""
@@ -61,6 +81,12 @@ class Exponential(Service):
 
     def sample(self, rng, shape):
         return rng.standard_exponential(shape)
+
+    def distribution(self, time):
+        return -np.expm1(-time)
+
+    def mean_of_largest(self, count):
+        return float(np.sum(1 / np.arange(1, count + 1)))
 
 
 _PROPOSALS = 8
@@ -94,6 +120,9 @@ class Gamma(Service):
     def sample(self, rng, shape):
         return rng.standard_gamma(self.shape, shape) / self.shape
 
+    def distribution(self, time):
+        return special.gammainc(self.shape, self.shape * time)
+
 
 class LogNormal(Service):
     """log S normal with standard deviation σ, mean 1."""
@@ -108,6 +137,9 @@ class LogNormal(Service):
 
     def sample(self, rng, shape):
         return np.exp(self.sigma * rng.standard_normal(shape) - self.sigma**2 / 2)
+
+    def distribution(self, time):
+        return special.ndtr(np.log(time) / self.sigma + self.sigma / 2) if time > 0 else 0.0
 
 
 class Uniform(Service):
@@ -130,6 +162,12 @@ class Uniform(Service):
 
     def sample(self, rng, shape):
         return self.high - (self.high - self.low) * rng.random(shape)
+
+    def distribution(self, time):
+        return float(np.clip((time - self.low) / (self.high - self.low), 0.0, 1.0))
+
+    def mean_of_largest(self, count):
+        return self.high - (self.high - self.low) / (count + 1)
 
 
 class Empirical(Service):
@@ -155,6 +193,13 @@ class Empirical(Service):
 
     def sample(self, rng, shape):
         return self.times[rng.integers(len(self.times), size=shape)]
+
+    def distribution(self, time):
+        return float(np.mean(self.times <= time))
+
+    def mean_of_largest(self, count):
+        ranks = np.arange(len(self.times) + 1) / len(self.times)
+        return float(np.sort(self.times) @ np.diff(ranks**count))
 
 
 # The laws that a name suffices for.

@@ -17,8 +17,9 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from itograd.analysis.moments import moments
-from itograd.asynchrony.advice import LONGEST_SEARCH, WRITES, Advice
+from itograd.asynchrony.advice import LONGEST_SEARCH, Advice
 from itograd.asynchrony.asynchronous import Asynchronous
+from itograd.asynchrony.closed_law import WRITES
 from itograd.asynchrony.events import simulate_events
 from itograd.asynchrony.staleness import Geometric
 from itograd.asynchrony.trace import Trace
