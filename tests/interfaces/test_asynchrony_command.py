@@ -88,7 +88,7 @@ def test_a_trace_is_an_approximation_that_is_named(call, tmp_path):
         (["--trace", "gap", *SETTING], "--trace gap: write 1 is missing"),
         (["--trace", "lost", *SETTING], "--trace lost, line 2: worker b never returned"),
         (["--trace", "none", *SETTING], "--trace none: No such file"),
-        (["--workers", 600, "--service", "deterministic", *SETTING], "--workers: stability needs a memory of 600"),
+        (["--workers", 600, "--service", "deterministic", *SETTING], "--workers: moments need a memory of 600"),
     ],
 )
 def test_bad_input_is_one_line_that_names_the_option(call, tmp_path, arguments, message):

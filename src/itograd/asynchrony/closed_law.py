@@ -39,7 +39,8 @@ def closed_law(staleness: Staleness, seed: int = 0, longest: int = LONGEST_RING)
         length = len(law.probabilities(1e-9))
         require(
             length <= longest,
-            f"{staleness!r}: its moments need a memory of {length} delays, and {longest} are feasible here: take "
-            "shorter delays, or equal exponential workers, which need none",
+            f"{'trace' if isinstance(staleness, Trace) else 'queue'}: moments need a memory of {length} delays under "
+            f"this law, and {longest} are feasible here: take shorter delays, or equal exponential workers, which need "
+            "none",
         )
     return law, approximation
