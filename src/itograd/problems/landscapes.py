@@ -60,15 +60,8 @@ class Circle(Landscape):
         return 0.8 * (1 + 0.4 * jnp.cos(x))[:, None]
 
 
-class DoubleWell(Landscape):
-    """L(x) = x⁴/4 − x²/2 with gradient noise of constant variance s²/B (theory 4.2).
-
-    Minima at ±1 with L'' = 2, the saddle at 0 with L'' = −1, barrier 1/4. `noise_std` is s, of one sample;
-    SGD at rate η has the diffusion constant D = η s²/(2B). Starts in the left well, x0 = −1.
-
-    >>> float(DoubleWell().gradient(np.array([2.0]))[0])
-    6.0
-    """
+class ConstantNoise(Landscape):
+    """A landscape with gradient noise of constant variance s²/B; `noise_std` is s, of one sample."""
 
     noise_std: float
 
@@ -80,6 +73,20 @@ class DoubleWell(Landscape):
     @property
     def has_additive_noise(self):
         return True
+
+    def sample_root(self, x):
+        return jnp.full((1, 1), self.noise_std)
+
+
+class DoubleWell(ConstantNoise):
+    """L(x) = x⁴/4 − x²/2 with gradient noise of constant variance s²/B (theory 4.2).
+
+    Minima at ±1 with L'' = 2, the saddle at 0 with L'' = −1, barrier 1/4. `noise_std` is s, of one sample;
+    SGD at rate η has the diffusion constant D = η s²/(2B). Starts in the left well, x0 = −1.
+
+    >>> float(DoubleWell().gradient(np.array([2.0]))[0])
+    6.0
+    """
 
     @property
     def x0(self):
@@ -91,11 +98,8 @@ class DoubleWell(Landscape):
     def gradient(self, x):
         return x**3 - x
 
-    def sample_root(self, x):
-        return jnp.full((1, 1), self.noise_std)
 
-
-class LogCosh(Landscape):
+class LogCosh(ConstantNoise):
     """L(x) = log cosh x with gradient noise of constant variance s²/B (theory: asynchrony 1.9).
 
     Convex, quadratic at the minimum 0 (L'' = 1) and linear far from it (|L'| < 1). `noise_std` is s, of one sample.
@@ -104,17 +108,6 @@ class LogCosh(Landscape):
     >>> round(float(LogCosh().gradient(np.array([1.0]))[0]), 6)
     0.761594
     """
-
-    noise_std: float
-
-    def __init__(self, noise_std: float = 1.0, noise: str = "gaussian", batch_size: int = 1):
-        super().__init__(noise, batch_size)
-        require_number("noise_std", noise_std, minimum=0)
-        self.noise_std = float(noise_std)
-
-    @property
-    def has_additive_noise(self):
-        return True
 
     @property
     def x0(self):
@@ -125,9 +118,6 @@ class LogCosh(Landscape):
 
     def gradient(self, x):
         return jnp.tanh(x)
-
-    def sample_root(self, x):
-        return jnp.full((1, 1), self.noise_std)
 
 
 class FlatSharp(Landscape):
