@@ -23,6 +23,7 @@ SKEWNESS_LIMIT = 0.5
 
 
 def discretisation_row(error, flow, tolerance) -> Assumption:
+    """How far the SDE's own step may have moved its means: it must be small beside the tolerance."""
     d, sd = own_error(error)
     share = np.broadcast_to((d + 2 * np.asarray(sd)) / observable_scale(flow), error["weak_error"].shape)
     worst, limit = float(np.nanmax(share)), tolerance / 2
@@ -39,6 +40,7 @@ def discretisation_row(error, flow, tolerance) -> Assumption:
 
 
 def divergence_row(runs, flow) -> Assumption:
+    """The paths that were lost: none may be."""
     lost = int(runs["diverged"].values[-1])
     also = int(flow["diverged"].values[-1])
     paths = int(runs.attrs["paths"])
@@ -55,6 +57,7 @@ def divergence_row(runs, flow) -> Assumption:
 
 
 def sampling_rows(optimizer, problem, point, seed):
+    """The share of the noise that reshuffling takes away at the point; nothing where no data are drawn from."""
     if problem.dataset_size is None:
         return
     reshuffled = problem.sampling == "reshuffling"
@@ -82,6 +85,7 @@ def sampling_rows(optimizer, problem, point, seed):
 
 
 def skewness_row(problem, point, seed, confidence):
+    """The skewness of a batch's noise along the gradient at the point."""
     skewness, error = _measured(point, lambda x: noise_skewness(problem, x, batches=2048, seed=seed))
     half = float(stats.norm.ppf((1 + confidence) / 2) * error)
     low, high = skewness - half, skewness + half
