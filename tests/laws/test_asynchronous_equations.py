@@ -8,7 +8,7 @@ from jax.flatten_util import ravel_pytree
 from scipy.integrate import solve_ivp
 
 import itograd as ig
-from itograd.asynchrony import Asynchronous, Fixed, Geometric, WorkerQueue
+from itograd.asynchrony import Asynchronous, Dropping, Fixed, Geometric, WorkerQueue
 from itograd.asynchrony.stale_equation import MomentForm, semidefinite_root
 from itograd.simulation import EulerMaruyama
 from itograd.simulation.precision import double
@@ -193,10 +193,16 @@ def test_the_clock_is_that_of_the_equation():
     runs = ig.simulate(optimizer, LINE, x0=[1.0], steps=20, save_every=10, paths=100, progress=False)
     flow = ig.simulate(sde, x0=[1.0], save_at=runs.time, paths=100, dt=0.05, progress=False)
     np.testing.assert_allclose(flow["time"], [0, 0.5, 1.0])
-    own = [ig.SGD(ig.schedules.Exponential(0.1, 0.5)), ig.Momentum(0.1, 0.9), ig.Adam(0.01)]
+    own = [
+        ig.SGD(0.1, weight_decay=0.1),
+        ig.SGD(ig.schedules.Exponential(0.1, 0.5)),
+        ig.Momentum(0.1, 0.9),
+        ig.Adam(0.01),
+    ]
     for rule in own:
         assert Asynchronous(rule, WorkerQueue(4)).time_per_step == rule.time_per_step
     assert Asynchronous(ig.SGD(0.1), Fixed(3)).time_per_step == 0.1
+    assert Asynchronous(ig.SGD(0.1), WorkerQueue(4), Dropping(5)).time_per_step == 0.1
     assert Asynchronous(ig.SGD(0.1), WorkerQueue(4)).time_per_step == pytest.approx(np.sqrt(0.1 / 4))
 
 

@@ -53,6 +53,8 @@ class Asynchronous(Optimizer):
     @property
     def time_per_step(self):
         """√(η(1−μ)) for SGD at a constant rate under a geometric law, else the optimiser's own clock."""
+        if self.compensation is not None:  # then there is no SDE whose time it could be
+            return self.optimizer.time_per_step
         return stale_clock(self.optimizer, self.staleness)
 
     @property

@@ -10,6 +10,7 @@ from itograd.asynchrony.staleness import Staleness
 from itograd.optimizers.optimizer import Optimizer
 from itograd.optimizers.sgd import SGD
 from itograd.problems.problem import Problem
+from itograd.simulation.precision import is_off
 from itograd.simulation.schedule import Schedule
 from itograd.validation import require, require_choice
 
@@ -41,8 +42,8 @@ def stale_equation(
             f"no modified equation is known for {type(optimizer).__name__} with stale gradients: only SGD has one; "
             "simulate it instead"
         )
-    rate = optimizer.learning_rate
-    if isinstance(rate, Schedule) or optimizer.weight_decay != 0:
+    rate = _plain_rate(optimizer)
+    if rate is None:
         raise ValueError(
             "the modified equation of SGD with stale gradients needs a constant learning rate and no weight decay "
             f"(the decay is not stale): got {optimizer!r}"
@@ -65,9 +66,16 @@ def stale_equation(
     return QueueEquation(*fields, "linear" if linear else "general")
 
 
+def _plain_rate(optimizer: Optimizer) -> float | None:
+    """The learning rate of SGD where it is constant and nothing decays, else None."""
+    if not isinstance(optimizer, SGD) or not is_off(optimizer.weight_decay):
+        return None
+    return None if isinstance(optimizer.learning_rate, Schedule) else optimizer.learning_rate
+
+
 def stale_clock(optimizer: Optimizer, staleness: Staleness) -> float:
-    """Continuous time of a step: √(η(1−μ)) for SGD at a constant rate with a geometric law, else the optimiser's."""
-    ratio = staleness.geometric_ratio
-    if isinstance(optimizer, SGD) and not isinstance(optimizer.learning_rate, Schedule) and ratio:
-        return inertial_clock(optimizer.learning_rate, 1 - ratio)
+    """Continuous time of a step: √(η(1−μ)) where `stale_equation` has an SDE in this time, else the optimiser's."""
+    rate, ratio = _plain_rate(optimizer), staleness.geometric_ratio
+    if rate is not None and ratio:
+        return inertial_clock(rate, 1 - ratio)
     return optimizer.time_per_step
