@@ -65,6 +65,9 @@ def tune(
     `relative_curvature_variance` Var(a)/(B h²); additive noise changes the floor and not the rate (see
     `time_to_target`).
 
+    The momentum is searched up to ±.999. Under a fixed delay the rate improves all the way to −1, and hardly: over
+    [.1, 1] with a delay of 15 the answer is −.999 with .99021 a step, where no momentum has .99051.
+
     Raises ValueError, with what to do instead, where the optimum is unstable in the mean square, unless
     `allow_unstable`; and for a law whose moments do not close.
 
