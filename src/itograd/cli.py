@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import sys
 import warnings
 from collections.abc import Mapping
 from contextlib import nullcontext
@@ -16,6 +15,7 @@ import click
 
 from itograd import __version__
 from itograd.cli_asynchrony import asynchrony
+from itograd.cli_output import Failure, console
 
 if TYPE_CHECKING:
     from itograd.recipes import Recipe
@@ -32,16 +32,6 @@ BESIDE = {
     "schedule_steps": "schedule-steps",
     "accumulation": "accumulation",
 }
-
-
-class Failure(click.ClickException):
-    """What went wrong, one line a problem, on standard error; exit status 2."""
-
-    exit_code = 2
-
-    def show(self, file=None) -> None:
-        for line in self.message.splitlines() or ["unknown"]:
-            click.echo(f"error: {line}", err=True)
 
 
 class Commands(click.Group):
@@ -313,13 +303,6 @@ def _number_or_text(text: str) -> float | str:
         return float(text)
     except ValueError:
         return text
-
-
-def console() -> Any:
-    """Rich's, on standard output."""
-    from rich.console import Console
-
-    return Console(file=sys.stdout, highlight=False)
 
 
 main.add_command(asynchrony)

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from itograd.cli_output import Failure, console
+
 if TYPE_CHECKING:
     from itograd.asynchrony import Staleness, WorkerQueue
 
@@ -77,7 +79,6 @@ def asynchrony(
     """
     from itograd.asynchrony import advise
     from itograd.check_record import plain_numbers
-    from itograd.cli import Failure, console
     from itograd.report.asynchrony_words import print_advice, verdict
 
     if setting["learning_rate"] is None:
@@ -119,7 +120,6 @@ def _folder(target: Path | None) -> Any:
 def _staleness(workers: int | None, service: str | None, trace: Path | None) -> tuple[Staleness, WorkerQueue | None]:
     """The law that the options describe, and with a trace the one that it is compared with."""
     from itograd.asynchrony import WorkerQueue, read_trace
-    from itograd.cli import Failure
 
     if workers is None and trace is None:
         raise Failure("--workers or --trace is missing: how many workers write, or the file with measured delays")
@@ -146,7 +146,6 @@ def _service(text: str) -> Any:
     """The service law of `exponential`, `gamma:2`, …"""
     from itograd.asynchrony import Gamma, LogNormal
     from itograd.asynchrony.service import SERVICES
-    from itograd.cli import Failure
 
     name, _, value = text.partition(":")
     if name in SERVICES and not value:
@@ -162,7 +161,6 @@ def _service(text: str) -> Any:
 
 def _named(function: Callable[[], Any]) -> Any:
     """The result; an error names options for arguments: the first word, and all words with an underscore."""
-    from itograd.cli import Failure
 
     try:
         return function()
